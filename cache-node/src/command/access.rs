@@ -1,0 +1,114 @@
+//! From keys to locked slots: whether this node serves them, decided under their lock.
+
+use super::errors::{CROSS_SLOT, READ_ONLY, SLOT_NOT_SERVED};
+use super::{Context, Reason, Stop};
+use crate::protocol::Args;
+use crate::store::{Guard, Point, SLOTS, SlotState};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
+impl<'a> Context<'a> {
+    /// Locks the slot of a key for reading.
+    pub fn read(&self, key: &[u8]) -> Result<(Guard<'a>, Point), Stop> {
+        self.lock_key(key, Access::Read)
+    }
+
+    /// Locks the slot of a key for writing.
+    pub fn write(&self, key: &[u8]) -> Result<(Guard<'a>, Point), Stop> {
+        self.lock_key(key, Access::Write)
+    }
+
+    fn lock_key(&self, key: &[u8], access: Access) -> Result<(Guard<'a>, Point), Stop> {
+        self.want_credit(access)?;
+        let point = self.node.store.point(key);
+        let guard = self.node.store.lock(point.slot);
+        self.admit(guard.slot_state(point.slot), point.slot, access)?;
+        Ok((guard, point))
+    }
+
+    /// Locks the slots of several keys. In a cluster they must be of one slot.
+    pub fn lock_keys<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k [u8]>,
+        access: Access,
+    ) -> Result<(Guard<'a>, Vec<Point>), Stop> {
+        self.want_credit(access)?;
+        let points: Vec<Point> = keys.map(|key| self.node.store.point(key)).collect();
+        if self.node.is_cluster() && points.windows(2).any(|w| w[0].slot != w[1].slot) {
+            return Err(CROSS_SLOT.into());
+        }
+        let mut slots: Vec<u16> = points.iter().map(|p| p.slot).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let guard = self.node.store.lock_slots(&slots);
+        for &slot in &slots {
+            self.admit(guard.slot_state(slot), slot, access)?;
+        }
+        Ok((guard, points))
+    }
+
+    /// As [`Context::lock_keys`], for all arguments after the name.
+    pub fn lock_all_args(
+        &self,
+        args: Args<'_>,
+        access: Access,
+    ) -> Result<(Guard<'a>, Vec<Point>), Stop> {
+        self.lock_keys(args.from(1).iter(), access)
+    }
+
+    fn want_credit(&self, access: Access) -> Result<(), Stop> {
+        if access == Access::Write && !self.node.log.has_credit() {
+            return Err(Stop::Pending(Reason::NoCredit));
+        }
+        Ok(())
+    }
+
+    fn admit(&self, state: SlotState, slot: u16, access: Access) -> Result<(), Stop> {
+        match (state, access) {
+            (SlotState::Serve, _) | (SlotState::WritePaused, Access::Read) => Ok(()),
+            (SlotState::WritePaused, Access::Write) => Err(Stop::Pending(Reason::SlotPaused)),
+            (SlotState::ReadOnly, Access::Read) if self.session.readonly => Ok(()),
+            _ => Err(self.moved(slot)),
+        }
+    }
+
+    fn moved(&self, slot: u16) -> Stop {
+        let routing = self.node.cluster.routing();
+        match routing.owner(slot) {
+            // A slot that is ours by the topology and not served cannot be found elsewhere.
+            Some(owner) if !owner.myself => {
+                format!("MOVED {slot} {}:{}", owner.host, owner.port).into()
+            }
+            _ => SLOT_NOT_SERVED.into(),
+        }
+    }
+
+    /// Locks everything for a command that drops all data. Gives the slots to be dropped, None: all.
+    pub fn lock_for_flush(&self) -> Result<(Guard<'a>, Option<Vec<u16>>), Stop> {
+        self.want_credit(Access::Write)?;
+        let guard = self.node.store.lock_all();
+        let slots_in = |state| {
+            (0..SLOTS)
+                .filter(|&slot| guard.slot_state(slot) == state)
+                .collect::<Vec<_>>()
+        };
+        if !slots_in(SlotState::WritePaused).is_empty() {
+            return Err(Stop::Pending(Reason::SlotPaused));
+        }
+        let serve = slots_in(SlotState::Serve);
+        if serve.is_empty() && !slots_in(SlotState::ReadOnly).is_empty() {
+            return Err(READ_ONLY.into());
+        }
+        let all = serve.len() == usize::from(SLOTS);
+        Ok((guard, (!all).then_some(serve)))
+    }
+}
+
+/// Whether a slot's keys are this node's to show in commands on all keys.
+pub fn is_shown(state: SlotState) -> bool {
+    !matches!(state, SlotState::None | SlotState::Importing)
+}

@@ -1,0 +1,265 @@
+//! `CONFIG`: what can be asked, and what can be changed while the node runs.
+
+use std::sync::atomic::Ordering;
+
+use super::errors::wrong_arity;
+use super::introspect::HELP;
+use super::table::{Command, Flags, Group};
+use super::{Context, Stop, glob};
+use crate::config::units::parse_bytes;
+use crate::limits::{BULK_MAX, OTHER_FILES};
+use crate::node::Node;
+use crate::protocol::Args;
+use crate::protocol::number::parse_i64;
+
+const ADMIN: Flags = Flags::ADMIN
+    .and(Flags::NOSCRIPT)
+    .and(Flags::LOADING)
+    .and(Flags::STALE);
+
+const fn sub(name: &'static str, arity: i16, handler: super::Handler) -> Command {
+    Command::new(name, arity, Group::Server, handler)
+}
+
+pub const COMMANDS: &[Command] = &[sub("config", -2, container)
+    .doc(
+        "2.0.0",
+        "Depends on subcommand.",
+        "A container for server configuration commands.",
+    )
+    .with(&[
+        sub("get", -3, get).flags(ADMIN).doc(
+            "2.0.0",
+            "O(N) when N is the number of configuration parameters provided",
+            "Returns the effective values of configuration parameters.",
+        ),
+        sub("set", -4, set).flags(ADMIN).doc(
+            "2.0.0",
+            "O(N) when N is the number of configuration parameters provided",
+            "Sets configuration parameters in-flight.",
+        ),
+        sub("resetstat", 2, resetstat).flags(ADMIN).doc(
+            "2.0.0",
+            "O(1)",
+            "Resets the server's statistics.",
+        ),
+        sub("rewrite", 2, rewrite).flags(ADMIN).doc(
+            "2.8.0",
+            "O(1)",
+            "There is no configuration file: answers an error.",
+        ),
+        HELP,
+    ])];
+
+/// A parameter: its value now, and how it is set; None: it cannot be while the node runs.
+struct Parameter {
+    name: &'static str,
+    value: fn(&Node) -> String,
+    set: Option<Set>,
+}
+
+/// Checks a value and gives what puts it into force, or what is wrong with it.
+type Set = fn(&Node, &str) -> Result<u64, String>;
+
+fn flag_value(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.into()
+}
+
+const PARAMETERS: &[Parameter] = &[
+    Parameter {
+        name: "appendonly",
+        value: |_| flag_value(false),
+        set: None,
+    },
+    Parameter {
+        name: "bind",
+        value: |n| n.config.bind.to_string(),
+        set: None,
+    },
+    Parameter {
+        name: "cluster-enabled",
+        value: |n| flag_value(n.is_cluster()),
+        set: None,
+    },
+    Parameter {
+        name: "databases",
+        value: |_| "1".into(),
+        set: None,
+    },
+    Parameter {
+        name: "io-threads",
+        value: |n| n.config.threads().to_string(),
+        set: None,
+    },
+    Parameter {
+        name: "maxclients",
+        value: |n| n.settings.max_clients.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| file_limit_for(number(text, 1, u64::from(u32::MAX))?)),
+    },
+    Parameter {
+        name: "maxmemory",
+        value: |n| n.store.stats().max_bytes.to_string(),
+        set: Some(|_, text| {
+            parse_bytes(text).map_err(|_| "argument must be a memory value".into())
+        }),
+    },
+    Parameter {
+        name: "maxmemory-policy",
+        value: |_| "noeviction".into(),
+        set: Some(|_, text| match text {
+            "noeviction" => Ok(0),
+            _ => Err("argument(s) must be one of the following: noeviction".into()),
+        }),
+    },
+    Parameter {
+        name: "port",
+        value: |n| n.port().to_string(),
+        set: None,
+    },
+    Parameter {
+        name: "proto-max-bulk-len",
+        value: |n| n.settings.bulk_max.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| {
+            let bytes = parse_bytes(text).map_err(|_| "argument must be a memory value")?;
+            between(bytes, 1 << 20, BULK_MAX as u64)
+        }),
+    },
+    Parameter {
+        name: "save",
+        value: |_| String::new(),
+        set: None,
+    },
+    Parameter {
+        name: "tcp-keepalive",
+        value: |n| n.settings.keepalive_s.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| number(text, 0, i32::MAX as u64)),
+    },
+    Parameter {
+        name: "timeout",
+        value: |n| n.settings.timeout_s.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| number(text, 0, i32::MAX as u64)),
+    },
+];
+
+/// Whether the operating system allows so many connections.
+fn file_limit_for(clients: u64) -> Result<u64, String> {
+    let refused = |most: u64| {
+        format!(
+            "The operating system is not able to handle the specified number of clients, try with {most}"
+        )
+    };
+    let wanted = clients + OTHER_FILES;
+    let limit = rlimit::increase_nofile_limit(wanted).map_err(|_| refused(0))?;
+    match limit < wanted {
+        true => Err(refused(limit.saturating_sub(OTHER_FILES))),
+        false => Ok(clients),
+    }
+}
+
+fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    let value = parse_i64(text.as_bytes()).ok_or("argument couldn't be parsed into an integer")?;
+    // A negative one is below any minimum.
+    match u64::try_from(value) {
+        Ok(value) => between(value, min, max),
+        Err(_) => Err(not_between(min, max)),
+    }
+}
+
+fn between(value: u64, min: u64, max: u64) -> Result<u64, String> {
+    match (min..=max).contains(&value) {
+        true => Ok(value),
+        false => Err(not_between(min, max)),
+    }
+}
+
+fn not_between(min: u64, max: u64) -> String {
+    format!("argument must be between {min} and {max} inclusive")
+}
+
+fn put_into_force(node: &Node, name: &str, value: u64) {
+    let settings = &node.settings;
+    match name {
+        "maxclients" => settings.max_clients.store(value as u32, Ordering::Relaxed),
+        "maxmemory" => node.store.set_max_memory(value),
+        "proto-max-bulk-len" => settings.bulk_max.store(value, Ordering::Relaxed),
+        "tcp-keepalive" => settings.keepalive_s.store(value as u32, Ordering::Relaxed),
+        "timeout" => {
+            settings.timeout_s.store(value as u32, Ordering::Relaxed);
+            // Threads that wait without an end begin to look at the time.
+            node.wakers.wake_all();
+        }
+        // maxmemory-policy has one value.
+        _ => {}
+    }
+}
+
+fn container(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
+    Err(wrong_arity(context.name))
+}
+
+fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    let asked = |p: &&Parameter| {
+        let name = p.name.as_bytes();
+        args.from(2)
+            .iter()
+            .any(|pattern| glob::matches(pattern, name, true))
+    };
+    let node = context.node;
+    context.reply.map(PARAMETERS.iter().filter(asked).count());
+    for parameter in PARAMETERS.iter().filter(asked) {
+        context.reply.text(parameter.name);
+        context.reply.text(&(parameter.value)(node));
+    }
+    Ok(())
+}
+
+fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    if !args.len().is_multiple_of(2) {
+        return Err(wrong_arity(context.name));
+    }
+    let mut values: Vec<(&'static str, u64)> = Vec::new();
+    for i in (2..args.len()).step_by(2) {
+        let name = super::dispatch::shown(args.at(i), 128);
+        let Some(parameter) = PARAMETERS
+            .iter()
+            .find(|p| p.name.eq_ignore_ascii_case(&name))
+        else {
+            return Err(format!(
+                "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+            )
+            .into());
+        };
+        let failed = |why: &str| -> Stop {
+            format!(
+                "ERR CONFIG SET failed (possibly related to argument '{}') - {why}",
+                parameter.name
+            )
+            .into()
+        };
+        if values.iter().any(|(n, _)| *n == parameter.name) {
+            return Err(failed("duplicate parameter"));
+        }
+        let check = parameter
+            .set
+            .ok_or_else(|| failed("can't set immutable config"))?;
+        let text = String::from_utf8_lossy(args.at(i + 1));
+        let value = check(context.node, &text).map_err(|why| failed(&why))?;
+        values.push((parameter.name, value));
+    }
+    // All or none: nothing fails from here on.
+    for (name, value) in values {
+        put_into_force(context.node, name, value);
+    }
+    context.reply.ok();
+    Ok(())
+}
+
+fn resetstat(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
+    context.node.stats.reset();
+    context.reply.ok();
+    Ok(())
+}
+
+fn rewrite(_: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
+    Err("ERR The server is running without a config file".into())
+}

@@ -1,0 +1,139 @@
+//! From a frame to its handler.
+
+use std::sync::atomic::Ordering;
+
+use super::errors::{NO_AUTH, wrong_arity};
+use super::session::ReplyMode;
+use super::table::{Entry, Flags, TABLE};
+use super::{Context, Reason, Session, Stop};
+use crate::metrics::stats::ThreadStats;
+use crate::node::Node;
+use crate::protocol::{Args, Output, Reply};
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its reply is written.
+    Done,
+    /// Nothing happened: execute it again when the wakers ring.
+    Pending(Reason),
+}
+
+/// Executes one command and writes its reply.
+pub fn execute(
+    node: &Node,
+    stats: &ThreadStats,
+    session: &mut Session,
+    args: Args<'_>,
+    out: &mut Output,
+    now_ms: u64,
+) -> Outcome {
+    let mark = out.mark();
+    let entry = match find(args) {
+        Ok(entry) => entry,
+        Err(Stop::Error(text)) => {
+            stats.unknown_commands.add(1);
+            stats.errors.add(1);
+            let resp3 = session.resp3;
+            Reply { out, resp3 }.error(&text);
+            after_reply(session, out, mark);
+            return Outcome::Done;
+        }
+        Err(Stop::Pending(reason)) => return Outcome::Pending(reason),
+    };
+    session
+        .client
+        .last_command
+        .store(entry.index as u32, Ordering::Relaxed);
+    let command = entry.command;
+    let result = if !command.takes(args.len()) {
+        Err(wrong_arity(&entry.full_name))
+    } else if !session.authenticated && !command.flags.has(Flags::NO_AUTH) {
+        Err(NO_AUTH.into())
+    } else {
+        let resp3 = session.resp3;
+        let mut context = Context {
+            node,
+            session,
+            reply: Reply { out, resp3 },
+            stats,
+            now_ms,
+            name: &entry.full_name,
+        };
+        (command.handler)(&mut context, args)
+    };
+    match result {
+        Ok(()) => {}
+        Err(Stop::Pending(reason)) => {
+            stats.parked.add(1);
+            return Outcome::Pending(reason);
+        }
+        Err(Stop::Error(text)) => {
+            // A handler that fails has written nothing that counts.
+            out.truncate(mark);
+            let resp3 = session.resp3;
+            Reply { out, resp3 }.error(&text);
+            stats.errors.add(1);
+            stats.failed_commands[entry.index].add(1);
+        }
+    }
+    stats.commands[entry.index].add(1);
+    after_reply(session, out, mark);
+    Outcome::Done
+}
+
+/// `CLIENT REPLY OFF` and `SKIP`.
+fn after_reply(session: &mut Session, out: &mut Output, mark: crate::protocol::output::Mark) {
+    if session.reply == ReplyMode::On && !session.skip_next {
+        return;
+    }
+    if session.reply != ReplyMode::On {
+        out.truncate(mark);
+    }
+    if session.reply == ReplyMode::Skip {
+        session.reply = ReplyMode::On;
+    }
+    if std::mem::take(&mut session.skip_next) {
+        session.reply = ReplyMode::Skip;
+    }
+}
+
+/// The row of a command, or of its subcommand.
+pub fn find(args: Args<'_>) -> Result<&'static Entry, Stop> {
+    let Some(name) = args.get(0) else {
+        return Err(unknown(args));
+    };
+    let entry = TABLE.find(name).ok_or_else(|| unknown(args))?;
+    match args.get(1) {
+        Some(sub) if !entry.subcommands.is_empty() => {
+            TABLE.find_subcommand(entry, sub).ok_or_else(|| {
+                format!(
+                    "ERR unknown subcommand '{}'. Try {} HELP.",
+                    shown(sub, 128),
+                    shown(name, 128).to_uppercase()
+                )
+                .into()
+            })
+        }
+        _ => Ok(entry),
+    }
+}
+
+fn unknown(args: Args<'_>) -> Stop {
+    let mut text = String::new();
+    for arg in args.from(1).iter() {
+        if text.len() >= 128 {
+            break;
+        }
+        let room = 128 - text.len();
+        text.push_str(&format!("'{}' ", shown(arg, room)));
+    }
+    let name = shown(args.get(0).unwrap_or_default(), 128);
+    format!("ERR unknown command '{name}', with args beginning with: {text}").into()
+}
+
+/// The beginning of an argument, up to a zero byte, as Redis prints it.
+pub fn shown(arg: &[u8], max: usize) -> String {
+    let end = arg.iter().position(|&b| b == 0).unwrap_or(arg.len());
+    String::from_utf8_lossy(&arg[..end.min(max)]).into_owned()
+}

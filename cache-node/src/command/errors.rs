@@ -1,0 +1,41 @@
+//! Redis's error texts.
+
+use super::Stop;
+use crate::protocol::number::parse_i64;
+use crate::store::OutOfMemory;
+
+pub const SYNTAX: &str = "ERR syntax error";
+pub const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
+pub const NOT_FLOAT: &str = "ERR value is not a valid float";
+pub const NO_SUCH_KEY: &str = "ERR no such key";
+pub const SAME_OBJECT: &str = "ERR source and destination objects are the same";
+pub const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+pub const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
+pub const DB_OUT_OF_RANGE: &str = "ERR DB index is out of range";
+pub const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
+pub const SLOT_NOT_SERVED: &str = "CLUSTERDOWN Hash slot not served";
+pub const CLUSTER_DISABLED: &str = "ERR This instance has cluster support disabled";
+pub const NO_AUTH: &str = "NOAUTH Authentication required.";
+pub const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+pub const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
+
+impl From<OutOfMemory> for Stop {
+    fn from(_: OutOfMemory) -> Self {
+        OUT_OF_MEMORY.into()
+    }
+}
+
+pub fn wrong_arity(name: &str) -> Stop {
+    format!("ERR wrong number of arguments for '{name}' command").into()
+}
+
+pub fn invalid_expire(name: &str) -> Stop {
+    format!("ERR invalid expire time in '{name}' command").into()
+}
+
+/// A number of a database, of which there is one: in the order of Redis's checks.
+pub fn database(text: &[u8]) -> Result<i32, Stop> {
+    const RANGE: &str = "ERR value is out of range, value must between -2147483648 and 2147483647";
+    let number = parse_i64(text).ok_or(NOT_INTEGER)?;
+    Ok(i32::try_from(number).map_err(|_| RANGE)?)
+}

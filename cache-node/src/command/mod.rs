@@ -1,0 +1,79 @@
+//! Commands: one table of them, and a handler each, which decides on locked slots and writes a reply.
+
+mod access;
+mod client;
+mod cluster;
+mod config;
+mod connection;
+mod counters;
+mod dispatch;
+mod errors;
+mod expiry;
+mod glob;
+mod info;
+mod introspect;
+mod keys;
+mod lcs;
+mod long_double;
+mod scan;
+mod server;
+mod session;
+mod set;
+mod strings;
+pub mod table;
+mod time;
+
+use std::borrow::Cow;
+
+use crate::metrics::stats::ThreadStats;
+use crate::node::Node;
+use crate::protocol::{Args, Reply};
+
+pub use dispatch::{Outcome, execute};
+pub use info::info;
+pub use session::Session;
+
+/// What a handler works with.
+pub struct Context<'a> {
+    pub node: &'a Node,
+    pub session: &'a mut Session,
+    pub reply: Reply<'a>,
+    pub stats: &'a ThreadStats,
+    /// Unix milliseconds at the beginning of the batch.
+    pub now_ms: u64,
+    /// The command's full name, for errors: `client|list`.
+    pub name: &'static str,
+}
+
+/// Executes a command. A handler that answers `Pending` has changed and written nothing.
+pub type Handler = fn(&mut Context<'_>, Args<'_>) -> Result<(), Stop>;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// An error reply.
+    Error(Cow<'static, str>),
+    /// It is to be executed again when the node's wakers ring.
+    Pending(Reason),
+}
+
+/// What a parked connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Writes to a slot are held back.
+    SlotPaused,
+    /// The log must merge what was written before.
+    NoCredit,
+}
+
+impl From<&'static str> for Stop {
+    fn from(text: &'static str) -> Self {
+        Self::Error(Cow::Borrowed(text))
+    }
+}
+
+impl From<String> for Stop {
+    fn from(text: String) -> Self {
+        Self::Error(Cow::Owned(text))
+    }
+}

@@ -1,0 +1,277 @@
+//! The one table of commands: name, arity, flags, keys and documentation drive dispatch, slot routing, `COMMAND` and the metrics.
+
+use std::sync::LazyLock;
+
+use super::{
+    Handler, client, cluster, config, connection, counters, expiry, introspect, keys, lcs, scan,
+    server, set, strings,
+};
+
+/// Commands and subcommands at most: the size of the threads' counters.
+pub const COMMANDS_MAX: usize = 192;
+
+/// What a command is, as bits. The names are those of `COMMAND`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    pub const NONE: Self = Self(0);
+    pub const WRITE: Self = Self(1);
+    pub const READONLY: Self = Self(1 << 1);
+    pub const DENYOOM: Self = Self(1 << 2);
+    pub const ADMIN: Self = Self(1 << 3);
+    pub const NOSCRIPT: Self = Self(1 << 4);
+    pub const LOADING: Self = Self(1 << 5);
+    pub const STALE: Self = Self(1 << 6);
+    pub const FAST: Self = Self(1 << 7);
+    pub const NO_AUTH: Self = Self(1 << 8);
+    pub const NO_MULTI: Self = Self(1 << 9);
+    pub const ALLOW_BUSY: Self = Self(1 << 10);
+    /// Keys are dangerous to ask for in production. An ACL category, not a flag of `COMMAND`.
+    pub const DANGEROUS: Self = Self(1 << 11);
+    pub const SKIP_MONITOR: Self = Self(1 << 12);
+
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Names as `COMMAND` tells them.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        const NAMES: [(Flags, &str); 12] = [
+            (Flags::WRITE, "write"),
+            (Flags::READONLY, "readonly"),
+            (Flags::DENYOOM, "denyoom"),
+            (Flags::ADMIN, "admin"),
+            (Flags::NOSCRIPT, "noscript"),
+            (Flags::LOADING, "loading"),
+            (Flags::STALE, "stale"),
+            (Flags::SKIP_MONITOR, "skip_monitor"),
+            (Flags::FAST, "fast"),
+            (Flags::NO_AUTH, "no_auth"),
+            (Flags::NO_MULTI, "no_multi"),
+            (Flags::ALLOW_BUSY, "allow_busy"),
+        ];
+        NAMES
+            .into_iter()
+            .filter(move |(flag, _)| self.has(*flag))
+            .map(|(_, name)| name)
+    }
+}
+
+/// Positions of a command's keys: first, last (negative: from the end), step. All 0: none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeySpec {
+    pub first: i16,
+    pub last: i16,
+    pub step: i16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    Generic,
+    String,
+    Connection,
+    Server,
+    Cluster,
+}
+
+impl Group {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Generic => "generic",
+            Self::String => "string",
+            Self::Connection => "connection",
+            Self::Server => "server",
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Command {
+    /// Lower case; of a subcommand without its container's.
+    pub name: &'static str,
+    /// Arguments with the name; negative: at least so many.
+    pub arity: i16,
+    pub flags: Flags,
+    pub keys: KeySpec,
+    pub group: Group,
+    pub since: &'static str,
+    pub complexity: &'static str,
+    pub summary: &'static str,
+    pub handler: Handler,
+    pub subcommands: &'static [Command],
+}
+
+impl Command {
+    pub const fn new(name: &'static str, arity: i16, group: Group, handler: Handler) -> Self {
+        Self {
+            name,
+            arity,
+            flags: Flags::NONE,
+            keys: KeySpec {
+                first: 0,
+                last: 0,
+                step: 0,
+            },
+            group,
+            since: "1.0.0",
+            complexity: "O(1)",
+            summary: "",
+            handler,
+            subcommands: &[],
+        }
+    }
+
+    pub const fn flags(mut self, flags: Flags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub const fn keys(mut self, first: i16, last: i16, step: i16) -> Self {
+        self.keys = KeySpec { first, last, step };
+        self
+    }
+
+    /// Since which version of Redis, at what cost, what for.
+    pub const fn doc(
+        mut self,
+        since: &'static str,
+        complexity: &'static str,
+        summary: &'static str,
+    ) -> Self {
+        self.since = since;
+        self.complexity = complexity;
+        self.summary = summary;
+        self
+    }
+
+    pub const fn with(mut self, subcommands: &'static [Command]) -> Self {
+        self.subcommands = subcommands;
+        self
+    }
+
+    pub fn takes(&self, arguments: usize) -> bool {
+        let wanted = usize::from(self.arity.unsigned_abs());
+        if self.arity >= 0 {
+            arguments == wanted
+        } else {
+            arguments >= wanted
+        }
+    }
+}
+
+/// A command or subcommand with its place among all.
+#[derive(Debug)]
+pub struct Entry {
+    pub command: &'static Command,
+    /// `client|list`
+    pub full_name: String,
+    /// Index of counters.
+    pub index: usize,
+    /// Entries of its subcommands.
+    pub subcommands: std::ops::Range<usize>,
+    pub is_subcommand: bool,
+}
+
+/// The table, with an index by name.
+pub struct Table {
+    pub entries: Vec<Entry>,
+    /// Open addressing: entry + 1, 0 for none.
+    buckets: Vec<u16>,
+}
+
+pub static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
+
+const BUCKETS: usize = 1024;
+/// No name is longer.
+const NAME_MAX: usize = 32;
+
+impl Table {
+    fn build() -> Self {
+        let families: [&'static [Command]; 13] = [
+            strings::COMMANDS,
+            set::COMMANDS,
+            counters::COMMANDS,
+            lcs::COMMANDS,
+            keys::COMMANDS,
+            scan::COMMANDS,
+            expiry::COMMANDS,
+            connection::COMMANDS,
+            client::COMMANDS,
+            server::COMMANDS,
+            config::COMMANDS,
+            introspect::COMMANDS,
+            cluster::COMMANDS,
+        ];
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut buckets = vec![0; BUCKETS];
+        for command in families.into_iter().flatten() {
+            let index = entries.len();
+            let subcommands = index + 1..index + 1 + command.subcommands.len();
+            entries.push(Entry {
+                command,
+                full_name: command.name.to_owned(),
+                index,
+                subcommands,
+                is_subcommand: false,
+            });
+            for sub in command.subcommands {
+                let index = entries.len();
+                entries.push(Entry {
+                    command: sub,
+                    full_name: format!("{}|{}", command.name, sub.name),
+                    index,
+                    subcommands: 0..0,
+                    is_subcommand: true,
+                });
+            }
+            let mut at = hash(command.name.as_bytes());
+            while buckets[at] != 0 {
+                at = (at + 1) % BUCKETS;
+            }
+            buckets[at] = index as u16 + 1;
+        }
+        assert!(entries.len() <= COMMANDS_MAX, "raise COMMANDS_MAX");
+        Self { entries, buckets }
+    }
+
+    /// The command of a name, in whatever case.
+    pub fn find(&self, name: &[u8]) -> Option<&Entry> {
+        if name.len() > NAME_MAX {
+            return None;
+        }
+        let mut at = hash(name);
+        loop {
+            let entry = &self.entries[usize::from(self.buckets[at].checked_sub(1)?)];
+            if entry.command.name.as_bytes().eq_ignore_ascii_case(name) {
+                return Some(entry);
+            }
+            at = (at + 1) % BUCKETS;
+        }
+    }
+
+    /// The subcommand of a container.
+    pub fn find_subcommand(&self, of: &Entry, name: &[u8]) -> Option<&Entry> {
+        self.entries[of.subcommands.clone()]
+            .iter()
+            .find(|e| e.command.name.as_bytes().eq_ignore_ascii_case(name))
+    }
+
+    /// Commands without subcommands' entries.
+    pub fn commands(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|e| !e.is_subcommand)
+    }
+}
+
+fn hash(name: &[u8]) -> usize {
+    let hash = name
+        .iter()
+        .fold(5381usize, |h, b| h.wrapping_mul(33) ^ usize::from(b | 0x20));
+    hash % BUCKETS
+}

@@ -1,0 +1,346 @@
+//! Applying effects that another node logged: RESP commands with absolute times.
+
+use thiserror::Error;
+
+use crate::store::{Guard, OutOfMemory, Point, SLOTS, SlotState, Store};
+
+/// Arguments of an effect at most.
+const ARGS_MAX: usize = 1 << 20;
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EffectError {
+    #[error("the effect's bytes are damaged: {0}")]
+    Damaged(&'static str),
+    #[error("effect {0:?} is unknown: the other node is newer; upgrade this one")]
+    Unknown(String),
+    #[error("out of memory: this node's limit is below what the other holds; raise it")]
+    OutOfMemory,
+    #[error("slot {0} is not being imported here any more")]
+    NotImporting(u16),
+}
+
+impl From<OutOfMemory> for EffectError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// What is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The primary's log or copy: not logged again.
+    Primary,
+    /// A slot move: ordinary writes, and only to slots that are being imported.
+    Move,
+}
+
+type Args<'a> = Vec<&'a [u8]>;
+
+/// Takes one command off `bytes`.
+fn take<'a>(bytes: &mut &'a [u8]) -> Result<Args<'a>, EffectError> {
+    let count = head(bytes, b'*')?;
+    if count == 0 || count > ARGS_MAX {
+        return Err(EffectError::Damaged("count of arguments"));
+    }
+    let mut args = Vec::with_capacity(count.min(8));
+    for _ in 0..count {
+        let length = head(bytes, b'$')?;
+        let (arg, rest) = bytes
+            .split_at_checked(length)
+            .ok_or(EffectError::Damaged("cut off"))?;
+        *bytes = rest.get(2..).ok_or(EffectError::Damaged("cut off"))?;
+        args.push(arg);
+    }
+    Ok(args)
+}
+
+fn head(bytes: &mut &[u8], sigil: u8) -> Result<usize, EffectError> {
+    let damaged = || EffectError::Damaged("no command where one should be");
+    let end = bytes.iter().take(24).position(|&b| b == b'\r');
+    let end = end.ok_or_else(damaged)?;
+    if bytes[0] != sigil {
+        return Err(damaged());
+    }
+    let number = number(&bytes[1..end])?;
+    *bytes = bytes.get(end + 2..).ok_or_else(damaged)?;
+    usize::try_from(number).map_err(|_| damaged())
+}
+
+fn number(text: &[u8]) -> Result<u64, EffectError> {
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|t| t.parse().ok())
+        .ok_or(EffectError::Damaged("not a number"))
+}
+
+/// An effect and where it applies.
+#[derive(Debug)]
+enum Parsed<'a> {
+    Key(Point, Args<'a>),
+    FlushSlot(u16),
+    FlushAll,
+}
+
+impl Parsed<'_> {
+    fn slot(&self) -> Option<u16> {
+        match self {
+            Self::Key(p, _) => Some(p.slot),
+            Self::FlushSlot(slot) => Some(*slot),
+            Self::FlushAll => None,
+        }
+    }
+}
+
+fn parse<'a>(store: &Store, args: Args<'a>) -> Result<Parsed<'a>, EffectError> {
+    let arg = |i: usize| {
+        args.get(i)
+            .copied()
+            .ok_or(EffectError::Damaged("too few arguments"))
+    };
+    match args[0] {
+        b"FLUSHALL" => Ok(Parsed::FlushAll),
+        b"CACHE.FLUSHSLOT" => {
+            let slot = number(arg(1)?)?;
+            let slot = u16::try_from(slot).ok().filter(|&s| s < SLOTS);
+            slot.map(Parsed::FlushSlot)
+                .ok_or(EffectError::Damaged("slot"))
+        }
+        b"SET" | b"APPEND" | b"SETRANGE" | b"DEL" | b"PEXPIREAT" | b"PERSIST" => {
+            Ok(Parsed::Key(store.point(arg(1)?), args))
+        }
+        other => Err(EffectError::Unknown(
+            String::from_utf8_lossy(other).into_owned(),
+        )),
+    }
+}
+
+/// Applies one record: all of its effects under the locks of all of their slots.
+pub fn apply_record(store: &Store, mut record: &[u8]) -> Result<(), EffectError> {
+    let mut effects = Vec::new();
+    while !record.is_empty() {
+        effects.push(parse(store, take(&mut record)?)?);
+    }
+    let slots: Option<Vec<u16>> = effects.iter().map(Parsed::slot).collect();
+    let mut guard = match slots {
+        Some(slots) if slots.is_empty() => return Ok(()),
+        Some(mut slots) => {
+            slots.sort_unstable();
+            slots.dedup();
+            store.lock_slots(&slots)
+        }
+        None => store.lock_all(),
+    };
+    guard.replay();
+    effects.iter().try_for_each(|e| apply(&mut guard, e))
+}
+
+/// Applies a log's records (`length u32le`, commands), each atomically.
+pub fn apply_records(store: &Store, mut records: &[u8]) -> Result<(), EffectError> {
+    while !records.is_empty() {
+        let cut = || EffectError::Damaged("a record is cut off");
+        let (length, rest) = records.split_first_chunk::<4>().ok_or_else(cut)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (record, rest) = rest.split_at_checked(length).ok_or_else(cut)?;
+        apply_record(store, record)?;
+        records = rest;
+    }
+    Ok(())
+}
+
+/// Applies copied items and the effects on them, in order; those of one slot that follow each other under one lock, some at a time. Gives
+/// the number of commands.
+pub fn apply_copied(store: &Store, mut bytes: &[u8], source: Source) -> Result<u64, EffectError> {
+    const TOGETHER: usize = 64;
+    let mut applied = 0;
+    let mut ahead: Option<Parsed<'_>> = None;
+    loop {
+        let first = match ahead.take() {
+            Some(parsed) => parsed,
+            None if bytes.is_empty() => return Ok(applied),
+            None => parse(store, take(&mut bytes)?)?,
+        };
+        let Some(slot) = first.slot() else {
+            if source == Source::Move {
+                return Err(EffectError::Damaged("FLUSHALL in a slot move"));
+            }
+            let mut guard = store.lock_all();
+            guard.replay();
+            guard.clear_all();
+            applied += 1;
+            continue;
+        };
+        let mut guard = store.lock(slot);
+        match source {
+            Source::Primary => guard.replay(),
+            Source::Move if guard.slot_state(slot) != SlotState::Importing => {
+                return Err(EffectError::NotImporting(slot));
+            }
+            Source::Move => guard.import(),
+        }
+        apply(&mut guard, &first)?;
+        applied += 1;
+        for _ in 1..TOGETHER {
+            if bytes.is_empty() {
+                break;
+            }
+            let next = parse(store, take(&mut bytes)?)?;
+            if next.slot() != Some(slot) {
+                ahead = Some(next);
+                break;
+            }
+            apply(&mut guard, &next)?;
+            applied += 1;
+        }
+    }
+}
+
+fn apply(guard: &mut Guard<'_>, effect: &Parsed<'_>) -> Result<(), EffectError> {
+    /// Expired items are there until the other node deletes them, so time does not matter.
+    const NOW: u64 = 0;
+    let (p, args) = match effect {
+        Parsed::FlushAll => {
+            guard.clear_all();
+            return Ok(());
+        }
+        Parsed::FlushSlot(slot) => {
+            guard.clear_slot(*slot);
+            return Ok(());
+        }
+        Parsed::Key(p, args) => (*p, args),
+    };
+    let key = args[1];
+    match (args[0], &args[2..]) {
+        (b"SET", [value]) => guard.set(p, key, value, None)?,
+        (b"SET", [value, b"PXAT", time]) => guard.set(p, key, value, Some(number(time)?))?,
+        (b"APPEND", [suffix]) => {
+            guard.append(p, key, suffix, NOW)?;
+        }
+        (b"SETRANGE", [offset, bytes]) => {
+            let offset = number(offset)? as usize;
+            guard.set_range(p, key, offset, bytes, NOW)?;
+        }
+        (b"DEL", []) => {
+            guard.remove(p, key, NOW);
+        }
+        (b"PEXPIREAT", [time]) => {
+            guard.set_expiry(p, key, Some(number(time)?), NOW)?;
+        }
+        (b"PERSIST", []) => {
+            guard.set_expiry(p, key, None, NOW)?;
+        }
+        _ => {
+            let text = args[0].escape_ascii().to_string();
+            return Err(EffectError::Unknown(format!(
+                "{text} with {} arguments",
+                args.len() - 1
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::log::Log;
+    use crate::store::StoreOptions;
+    use crate::store::effect::write_command;
+
+    fn store() -> Arc<Store> {
+        let options = StoreOptions {
+            max_memory: 0,
+            hash_seed: 3,
+        };
+        Arc::new(Store::new(options, Arc::new(Log::new(1 << 20))).unwrap())
+    }
+
+    fn commands(list: &[&[&str]]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for command in list {
+            let args: Vec<&[u8]> = command.iter().map(|a| a.as_bytes()).collect();
+            write_command(&mut bytes, &args);
+        }
+        bytes
+    }
+
+    fn get(store: &Store, key: &str) -> Option<(String, Option<u64>)> {
+        let p = store.point(key.as_bytes());
+        let mut guard = store.lock(p.slot);
+        let item = guard.get(p, key.as_bytes(), 0)?;
+        Some((
+            String::from_utf8_lossy(&item.value()).into_owned(),
+            item.expires_at(),
+        ))
+    }
+
+    #[test]
+    fn every_effect_is_applied() {
+        let store = store();
+        let record = commands(&[
+            &["SET", "a", "1"],
+            &["SET", "b", "2", "PXAT", "900"],
+            &["APPEND", "a", "23"],
+            &["SETRANGE", "a", "1", "xy"],
+            &["PEXPIREAT", "a", "800"],
+            &["PERSIST", "b"],
+            &["SET", "c", "3"],
+            &["DEL", "c"],
+        ]);
+        apply_record(&store, &record).unwrap();
+        assert_eq!(get(&store, "a"), Some(("1xy".into(), Some(800))));
+        assert_eq!(get(&store, "b"), Some(("2".into(), None)));
+        assert_eq!(get(&store, "c"), None);
+        let slot = crate::store::slot_of(b"a").to_string();
+        apply_record(&store, &commands(&[&["CACHE.FLUSHSLOT", &slot]])).unwrap();
+        assert_eq!(get(&store, "a"), None);
+        assert_eq!(apply_copied(&store, &record, Source::Primary), Ok(8));
+        apply_record(&store, &commands(&[&["FLUSHALL"]])).unwrap();
+        assert_eq!(store.stats().keys, 0);
+        let mut records = (record.len() as u32).to_le_bytes().to_vec();
+        records.extend(&record);
+        apply_records(&store, &[records.clone(), records].concat()).unwrap();
+        assert_eq!(store.stats().keys, 2);
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        let store = store();
+        let unknown = commands(&[&["LPUSH", "a", "1"]]);
+        assert_eq!(
+            apply_record(&store, &unknown),
+            Err(EffectError::Unknown("LPUSH".into()))
+        );
+        assert!(apply_record(&store, &commands(&[&["SET", "a"]])).is_err());
+        assert!(apply_record(&store, &commands(&[&["CACHE.FLUSHSLOT", "16384"]])).is_err());
+        let whole = commands(&[&["SET", "a", "1"]]);
+        for end in 1..whole.len() - 1 {
+            assert!(apply_record(&store, &whole[..end]).is_err(), "{end}");
+        }
+        assert!(apply_records(&store, &[9, 0, 0, 0, 1]).is_err());
+        assert_eq!(store.stats().keys, 0);
+    }
+
+    #[test]
+    fn a_move_writes_only_to_slots_that_are_imported() {
+        let store = store();
+        let bytes = commands(&[&["SET", "a", "1"]]);
+        let slot = crate::store::slot_of(b"a");
+        for state in [SlotState::None, SlotState::Serve, SlotState::WritePaused] {
+            store.lock(slot).set_slot_state(slot, state);
+            let refused = apply_copied(&store, &bytes, Source::Move);
+            assert_eq!(refused, Err(EffectError::NotImporting(slot)));
+        }
+        store.lock(slot).set_slot_state(slot, SlotState::Importing);
+        assert_eq!(apply_copied(&store, &bytes, Source::Move), Ok(1));
+        assert_eq!(get(&store, "a"), Some(("1".into(), None)));
+        // It expires by the source's word, whatever the clock here says.
+        let expiring = commands(&[&["PEXPIREAT", "a", "5"]]);
+        assert_eq!(apply_copied(&store, &expiring, Source::Move), Ok(1));
+        while store.sweep_expired(1_000, 1_000) > 0 {}
+        let lengthened = commands(&[&["PERSIST", "a"], &["APPEND", "a", "2"]]);
+        assert_eq!(apply_copied(&store, &lengthened, Source::Move), Ok(2));
+        assert_eq!(get(&store, "a"), Some(("12".into(), None)));
+    }
+}

@@ -1,0 +1,370 @@
+//! One connection: bytes in, commands executed in order, replies out with one `writev` a batch.
+
+use std::io::{ErrorKind, Read};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+
+use super::registry::flag;
+use crate::command::{Outcome, Reason, Session, execute};
+use crate::limits::{BUFFER_KEEP, COMMANDS_TURN, INPUT_MAX, OUTPUT_MAX, OUTPUT_PAUSE, READ_TURN};
+use crate::metrics::stats::ThreadStats;
+use crate::node::{Node, now_ms};
+use crate::protocol::{Output, Parser, Progress, Reply};
+
+/// What a thread lends to the connection whose turn it is.
+pub struct Tools<'t> {
+    pub node: &'t Node,
+    pub stats: &'t ThreadStats,
+    /// Where a read goes that no unfinished command waits for.
+    pub scratch: &'t mut Vec<u8>,
+    /// An output for a connection that has nothing unsent, so that idle ones hold no memory.
+    pub spare: &'t mut Output,
+}
+
+/// What comes after a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// For the socket.
+    Wait,
+    /// There is more to do: others first.
+    Again,
+    /// For the wakers.
+    Park(Reason),
+    Close,
+}
+
+/// Why no further command is executed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    NeedsInput,
+    TurnOver,
+    /// The client must read first.
+    OutputFull,
+    Parked(Reason),
+    /// The connection ends when its replies are sent.
+    Closing,
+    /// It ends at once.
+    Abort,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    session: Session,
+    parser: Parser,
+    /// Received and not executed, from `input_start` on. It begins with the frame that the parser is at.
+    input: Vec<u8>,
+    input_start: usize,
+    output: Output,
+    readable: bool,
+    writable: bool,
+    /// The peer has closed its side: what is read ends in an end of file.
+    read_closed: bool,
+    ended: bool,
+    failed: bool,
+    parked: Option<Reason>,
+    /// It is in its thread's queue.
+    pub queued: bool,
+}
+
+impl Connection {
+    pub fn new(stream: TcpStream, session: Session) -> Self {
+        Self {
+            stream,
+            session,
+            parser: Parser::default(),
+            input: Vec::new(),
+            input_start: 0,
+            output: Output::default(),
+            readable: false,
+            writable: true,
+            read_closed: false,
+            ended: false,
+            failed: false,
+            parked: None,
+            queued: false,
+        }
+    }
+
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    pub fn id(&self) -> u64 {
+        self.session.client.id
+    }
+
+    pub fn is_killed(&self) -> bool {
+        self.session.client.killed.load(Ordering::Acquire)
+    }
+
+    pub fn is_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    pub fn unpark(&mut self) {
+        self.parked = None;
+    }
+
+    pub fn is_idle_since(&self, oldest_ms: u64) -> bool {
+        self.parked.is_none() && self.session.client.active_ms.load(Ordering::Relaxed) < oldest_ms
+    }
+
+    /// What the kernel says, on changes only.
+    pub fn notice(&mut self, event: &Event) {
+        self.readable |= event.is_readable();
+        self.writable |= event.is_writable();
+        self.read_closed |= event.is_read_closed();
+        self.failed |= event.is_error() || event.is_write_closed();
+    }
+
+    /// Executes what is there, reads, sends.
+    pub fn turn(&mut self, tools: &mut Tools<'_>) -> Turn {
+        if self.failed {
+            return Turn::Close;
+        }
+        if let Some(reason) = self.parked {
+            return Turn::Park(reason);
+        }
+        if self.output.is_empty() {
+            std::mem::swap(&mut self.output, tools.spare);
+        }
+        let begin = Instant::now();
+        let now_ms = now_ms();
+        let bulk_max = tools.node.settings.bulk_max.load(Ordering::Relaxed);
+        self.parser.bulk_max = bulk_max as usize;
+        let mut commands = COMMANDS_TURN;
+        let halt = self.serve(tools, now_ms, &mut commands);
+        let sent = halt != Halt::Abort && self.flush(tools.stats);
+        let executed = COMMANDS_TURN - commands;
+        if executed > 0 {
+            tools.stats.batch(begin.elapsed().as_micros() as u64);
+        }
+        let turn = match sent {
+            true => self.after(halt, tools.node.is_stopping()),
+            false => Turn::Close,
+        };
+        self.publish(now_ms, executed > 0);
+        if self.output.is_empty() {
+            std::mem::swap(&mut self.output, tools.spare);
+        }
+        turn
+    }
+
+    fn after(&mut self, halt: Halt, stopping: bool) -> Turn {
+        let all_sent = self.output.is_empty();
+        match halt {
+            Halt::Abort => Turn::Close,
+            Halt::Closing if all_sent => Turn::Close,
+            Halt::NeedsInput if all_sent && (self.ended || stopping) => Turn::Close,
+            Halt::Closing | Halt::NeedsInput => Turn::Wait,
+            Halt::TurnOver => Turn::Again,
+            // Sent meanwhile, or the next change of the socket goes on.
+            Halt::OutputFull if self.output.pending() < OUTPUT_PAUSE => Turn::Again,
+            Halt::OutputFull => Turn::Wait,
+            Halt::Parked(reason) => {
+                self.parked = Some(reason);
+                Turn::Park(reason)
+            }
+        }
+    }
+
+    /// Executes and reads in turns until something stops it.
+    fn serve(&mut self, tools: &mut Tools<'_>, now_ms: u64, commands: &mut usize) -> Halt {
+        let mut bytes = READ_TURN;
+        loop {
+            if self.session.close {
+                return Halt::Closing;
+            }
+            let halt = self.execute_kept(tools, now_ms, commands);
+            if halt == Halt::OutputFull
+                && self.flush(tools.stats)
+                && self.output.pending() < OUTPUT_PAUSE
+            {
+                continue;
+            }
+            if halt != Halt::NeedsInput {
+                return halt;
+            }
+            if !self.readable || self.ended {
+                return Halt::NeedsInput;
+            }
+            if bytes == 0 {
+                return Halt::TurnOver;
+            }
+            match self.stream.read(tools.scratch) {
+                Ok(0) => self.ended = true,
+                Ok(count) => {
+                    tools.stats.input_bytes.add(count as u64);
+                    bytes = bytes.saturating_sub(count);
+                    // Less than was asked for: there is no more, unless the end of file is waiting.
+                    self.readable = count == tools.scratch.len() || self.read_closed;
+                    let halt = self.execute_read(tools, count, now_ms, commands);
+                    if !matches!(halt, Halt::NeedsInput | Halt::OutputFull) {
+                        return halt;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => self.readable = false,
+                    ErrorKind::Interrupted => {}
+                    _ => return Halt::Abort,
+                },
+            }
+        }
+    }
+
+    /// Executes what was kept of earlier reads.
+    fn execute_kept(&mut self, tools: &Tools<'_>, now_ms: u64, commands: &mut usize) -> Halt {
+        if self.input_start == self.input.len() {
+            return Halt::NeedsInput;
+        }
+        let input = std::mem::take(&mut self.input);
+        let (used, halt) = self.execute(tools, &input[self.input_start..], now_ms, commands);
+        self.input = input;
+        self.input_start += used;
+        if self.input_start == self.input.len() {
+            self.input_start = 0;
+            self.input.clear();
+            if self.input.capacity() > BUFFER_KEEP {
+                self.input = Vec::new();
+            }
+        } else if self.input_start > BUFFER_KEEP && self.input_start > self.input.len() / 2 {
+            self.input.drain(..self.input_start);
+            self.input_start = 0;
+        }
+        halt
+    }
+
+    /// Executes what was read into the thread's buffer, without copying it when nothing was kept; keeps what is left.
+    fn execute_read(
+        &mut self,
+        tools: &Tools<'_>,
+        count: usize,
+        now_ms: u64,
+        commands: &mut usize,
+    ) -> Halt {
+        let read = &tools.scratch[..count];
+        if self.input.is_empty() {
+            let (used, halt) = self.execute(tools, read, now_ms, commands);
+            self.input.extend_from_slice(&read[used..]);
+            return halt;
+        }
+        if self.input.len() - self.input_start + count > INPUT_MAX {
+            tracing::warn!(
+                client = self.id(),
+                "closed a connection: its command is longer than {INPUT_MAX} bytes"
+            );
+            return Halt::Abort;
+        }
+        self.input.extend_from_slice(read);
+        self.execute_kept(tools, now_ms, commands)
+    }
+
+    /// Executes the commands in `input` in order. Gives the bytes of those that are done, and why it stopped.
+    fn execute(
+        &mut self,
+        tools: &Tools<'_>,
+        input: &[u8],
+        now_ms: u64,
+        commands: &mut usize,
+    ) -> (usize, Halt) {
+        let mut at = 0;
+        loop {
+            if self.output.pending() >= OUTPUT_PAUSE {
+                return (at, Halt::OutputFull);
+            }
+            if *commands == 0 {
+                return (at, Halt::TurnOver);
+            }
+            let frame = &input[at..];
+            match self.parser.parse(frame, self.session.authenticated) {
+                Ok(Progress::Incomplete(_)) => return (at, Halt::NeedsInput),
+                Ok(Progress::Nothing(length)) => {
+                    self.parser.next_frame();
+                    at += length;
+                }
+                Ok(Progress::Command(length)) => {
+                    let args = self.parser.args(frame);
+                    if is_http(args.at(0)) {
+                        tracing::warn!(
+                            client = self.id(),
+                            "closed a connection that speaks HTTP: somebody may try to smuggle commands"
+                        );
+                        return (at, Halt::Abort);
+                    }
+                    let outcome = execute(
+                        tools.node,
+                        tools.stats,
+                        &mut self.session,
+                        args,
+                        &mut self.output,
+                        now_ms,
+                    );
+                    if let Outcome::Pending(reason) = outcome {
+                        return (at, Halt::Parked(reason));
+                    }
+                    *commands -= 1;
+                    self.parser.next_frame();
+                    at += length;
+                    if self.output.pending() > OUTPUT_MAX {
+                        tools.stats.output_closed.add(1);
+                        tracing::warn!(
+                            client = self.id(),
+                            "closed a connection: its replies are beyond {OUTPUT_MAX} bytes"
+                        );
+                        return (at, Halt::Abort);
+                    }
+                    if self.session.close {
+                        return (at, Halt::Closing);
+                    }
+                }
+                Err(error) => {
+                    let resp3 = self.session.resp3;
+                    let out = &mut self.output;
+                    Reply { out, resp3 }.error(&format!("ERR {error}"));
+                    self.session.close = true;
+                    return (input.len(), Halt::Closing);
+                }
+            }
+        }
+    }
+
+    /// Sends what the socket takes. False: the connection is broken.
+    fn flush(&mut self, stats: &ThreadStats) -> bool {
+        while self.writable && !self.output.is_empty() {
+            match self.output.write_to(&mut self.stream) {
+                Ok(0) => return false,
+                Ok(sent) => stats.output_bytes.add(sent as u64),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => self.writable = false,
+                    ErrorKind::Interrupted => {}
+                    _ => return false,
+                },
+            }
+        }
+        true
+    }
+
+    /// Shows other threads how it stands.
+    fn publish(&self, now_ms: u64, active: bool) {
+        let client = &self.session.client;
+        if active {
+            client.active_ms.store(now_ms, Ordering::Relaxed);
+        }
+        let waiting = (self.input.len() - self.input_start) as u64;
+        client.input_bytes.store(waiting, Ordering::Relaxed);
+        client
+            .output_bytes
+            .store(self.output.pending() as u64, Ordering::Relaxed);
+        client.set(flag::PARKED, self.parked.is_some());
+    }
+}
+
+/// A browser that was made to speak to this port sends these words first.
+fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"Host:")
+}

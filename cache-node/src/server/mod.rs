@@ -1,0 +1,9 @@
+//! The application port: threads that each run their connections to completion.
+
+mod acceptor;
+mod connection;
+pub mod registry;
+mod socket;
+mod thread;
+
+pub use acceptor::{Server, ServerError};

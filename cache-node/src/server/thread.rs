@@ -1,0 +1,235 @@
+//! One server thread: its connections, each run to completion when it is ready.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use parking_lot::Mutex;
+use slab::Slab;
+
+use super::connection::{Connection, Tools, Turn};
+use super::registry::Client;
+use crate::command::{Reason, Session};
+use crate::limits::{DRAIN_MS, READ_MAX};
+use crate::metrics::stats::ThreadStats;
+use crate::node::{Node, now_ms};
+use crate::protocol::Output;
+
+const WAKER: Token = Token(0);
+const EVENTS: usize = 1024;
+
+/// Connections that a thread is given.
+pub struct Inbox {
+    waker: Arc<Waker>,
+    arrived: Mutex<Vec<(TcpStream, Arc<Client>)>>,
+}
+
+impl Inbox {
+    pub fn put(&self, stream: TcpStream, client: Arc<Client>) {
+        self.arrived.lock().push((stream, client));
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "cannot wake a server thread");
+        }
+    }
+}
+
+/// See the module's text.
+pub struct Thread {
+    node: Arc<Node>,
+    stats: Arc<ThreadStats>,
+    poll: Poll,
+    inbox: Arc<Inbox>,
+    connections: Slab<Connection>,
+    /// Connections that have something to do.
+    ready: VecDeque<usize>,
+    scratch: Vec<u8>,
+    spare: Output,
+    /// Kills that were looked at.
+    kills: u64,
+    /// When a stopping thread closes what is left.
+    deadline: Option<Instant>,
+}
+
+impl Thread {
+    pub fn new(node: Arc<Node>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        node.wakers.add(waker.clone());
+        Ok(Self {
+            stats: node.stats.thread(),
+            node,
+            poll,
+            inbox: Arc::new(Inbox {
+                waker,
+                arrived: Mutex::default(),
+            }),
+            connections: Slab::new(),
+            ready: VecDeque::new(),
+            scratch: vec![0; READ_MAX],
+            spare: Output::default(),
+            kills: 0,
+            deadline: None,
+        })
+    }
+
+    pub fn inbox(&self) -> Arc<Inbox> {
+        self.inbox.clone()
+    }
+
+    /// Runs until the node stops and the connections are drained.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            match self.poll.poll(&mut events, self.timeout()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "a server thread cannot wait for its connections and ends");
+                    break;
+                }
+            }
+            let mut woken = false;
+            for event in &events {
+                match event.token() {
+                    WAKER => woken = true,
+                    Token(token) => {
+                        let key = token - 1;
+                        if let Some(connection) = self.connections.get_mut(key) {
+                            connection.notice(event);
+                            enqueue(&mut self.ready, connection, key);
+                        }
+                    }
+                }
+            }
+            if woken {
+                self.on_wake();
+            }
+            self.close_idle();
+            self.run_ready();
+            if self
+                .deadline
+                .is_some_and(|d| self.connections.is_empty() || Instant::now() >= d)
+            {
+                break;
+            }
+        }
+        let left: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
+        left.into_iter().for_each(|key| self.close(key));
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        if let Some(deadline) = self.deadline {
+            return Some(deadline.saturating_duration_since(Instant::now()));
+        }
+        (self.node.settings.timeout_s.load(Ordering::Relaxed) > 0).then_some(Duration::from_secs(1))
+    }
+
+    fn on_wake(&mut self) {
+        let arrived = std::mem::take(&mut *self.inbox.arrived.lock());
+        for (stream, client) in arrived {
+            self.add(stream, client);
+        }
+        let kills = self.node.clients.kills.load(Ordering::Acquire);
+        let look_for_killed = std::mem::replace(&mut self.kills, kills) != kills;
+        let stops = self.node.is_stopping();
+        if stops && self.deadline.is_none() {
+            self.deadline = Some(Instant::now() + Duration::from_millis(DRAIN_MS));
+        }
+        let mut killed = Vec::new();
+        for (key, connection) in &mut self.connections {
+            if look_for_killed && connection.is_killed() {
+                killed.push(key);
+            } else if stops || connection.is_parked() {
+                connection.unpark();
+                enqueue(&mut self.ready, connection, key);
+            }
+        }
+        killed.into_iter().for_each(|key| self.close(key));
+    }
+
+    fn add(&mut self, stream: TcpStream, client: Arc<Client>) {
+        let authenticated = self.node.passwords.is_none();
+        let id = client.id;
+        let mut connection = Connection::new(stream, Session::new(client, authenticated));
+        let entry = self.connections.vacant_entry();
+        let token = Token(entry.key() + 1);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match self
+            .poll
+            .registry()
+            .register(connection.stream(), token, both)
+        {
+            Ok(()) => {
+                entry.insert(connection);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch a connection; closed it");
+                self.node.clients.remove(id);
+            }
+        }
+    }
+
+    fn run_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else {
+                return;
+            };
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            connection.queued = false;
+            let mut tools = Tools {
+                node: &self.node,
+                stats: &self.stats,
+                scratch: &mut self.scratch,
+                spare: &mut self.spare,
+            };
+            match connection.turn(&mut tools) {
+                Turn::Wait => {}
+                Turn::Again => enqueue(&mut self.ready, connection, key),
+                Turn::Park(Reason::NoCredit) => self.node.credit_wanted.notify_one(),
+                // Whoever changes a slot's state wakes all threads.
+                Turn::Park(Reason::SlotPaused) => {}
+                Turn::Close => self.close(key),
+            }
+        }
+    }
+
+    /// Closes connections that have been idle for longer than the setting.
+    fn close_idle(&mut self) {
+        let timeout_s = self.node.settings.timeout_s.load(Ordering::Relaxed);
+        if timeout_s == 0 {
+            return;
+        }
+        let oldest = now_ms().saturating_sub(u64::from(timeout_s) * 1000);
+        let idle: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, c)| c.is_idle_since(oldest))
+            .map(|(key, _)| key)
+            .collect();
+        idle.into_iter().for_each(|key| self.close(key));
+    }
+
+    fn close(&mut self, key: usize) {
+        let Some(mut connection) = self.connections.try_remove(key) else {
+            return;
+        };
+        // The descriptor goes with the stream; a failure leaves nothing behind.
+        let _ = self.poll.registry().deregister(connection.stream());
+        self.node.clients.remove(connection.id());
+    }
+}
+
+fn enqueue(ready: &mut VecDeque<usize>, connection: &mut Connection, key: usize) {
+    if !std::mem::replace(&mut connection.queued, true) {
+        ready.push_back(key);
+    }
+}

@@ -1,0 +1,50 @@
+//! What one lock guards: the tables of 16 neighbouring slots, and who watches their writes.
+
+use parking_lot::Mutex;
+
+use super::point::SLOTS_PER_DOMAIN;
+use super::table::Table;
+
+/// Observers of a domain's writes, as bits; a write tests the whole mask once.
+pub mod observer {
+    /// The log: effects get a ticket and are streamed to its consumers.
+    pub const LOG: u32 = 1;
+    /// A snapshot: what a write is about to change is emitted first.
+    pub const SNAPSHOT: u32 = 2;
+}
+
+/// What a node does with a slot. Read and changed under the lock of the slot's domain, so no write slips past a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum SlotState {
+    /// Not ours: clients are sent to the owner.
+    #[default]
+    None,
+    /// Reads and writes.
+    Serve,
+    /// Ours; reads go on, writes wait for a change of state.
+    WritePaused,
+    /// A replica's: reads on READONLY connections.
+    ReadOnly,
+    /// Being moved here; its owner is another shard.
+    Importing,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Domain {
+    pub tables: [Table; SLOTS_PER_DOMAIN as usize],
+    pub states: [SlotState; SLOTS_PER_DOMAIN as usize],
+    pub observers: u32,
+    /// Flips with each snapshot: buckets of the other phase are not visited yet.
+    pub phase: bool,
+    /// Items with an expiry.
+    pub expires: u32,
+    /// Where the sweep for expired items goes on: slot (of this domain) and position.
+    pub sweep: (u16, u64),
+}
+
+/// One lock and what it guards, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Locked(pub Mutex<Domain>);

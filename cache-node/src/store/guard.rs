@@ -1,0 +1,568 @@
+//! Locked domains, and every operation on items. A `Guard`'s changes form one atomic log record, pushed before its locks are released.
+
+use std::cell::RefCell;
+
+use parking_lot::MutexGuard;
+
+use super::domain::{Domain, SlotState, observer};
+use super::effect::{ALL_SLOTS, Effects};
+use super::item::{self, ItemRef, Kind, NewValue, ValueRef};
+use super::pages::{OutOfMemory, Ref};
+use super::point::{Point, SLOTS_PER_DOMAIN, domain_of, hash_of};
+use super::table::{Spot, Table};
+use super::{MAX_VALUE, Store};
+
+thread_local! {
+    /// The effects buffer of a thread's last Guard, to be used again.
+    static SPARE: RefCell<Option<Effects>> = const { RefCell::new(None) };
+}
+
+/// One or more locked domains. Made by [`Store::lock`] and its siblings.
+pub struct Guard<'s> {
+    store: &'s Store,
+    first: (usize, MutexGuard<'s, Domain>),
+    /// Further domains, ascending.
+    more: Vec<(usize, MutexGuard<'s, Domain>)>,
+    effects: Option<Effects>,
+    /// Tables that were cleared: freed after the locks are released.
+    garbage: Vec<Table>,
+    /// Its changes are not logged.
+    replay: bool,
+    /// Whether an item is expired is another node's decision.
+    as_told: bool,
+}
+
+impl<'s> Guard<'s> {
+    pub(super) fn new(
+        store: &'s Store,
+        mut domains: impl Iterator<Item = (usize, MutexGuard<'s, Domain>)>,
+    ) -> Option<Self> {
+        let first = domains.next()?;
+        Some(Self {
+            store,
+            first,
+            more: domains.collect(),
+            effects: None,
+            garbage: Vec::new(),
+            replay: false,
+            as_told: false,
+        })
+    }
+
+    pub fn store(&self) -> &'s Store {
+        self.store
+    }
+
+    /// For applying the primary's log: nothing is logged again, and expired items are there until the log deletes them.
+    pub fn replay(&mut self) {
+        self.replay = true;
+        self.as_told = true;
+    }
+
+    /// For applying a slot move: logged as ordinary writes, but expired items are there until the source deletes them.
+    pub fn import(&mut self) {
+        self.as_told = true;
+    }
+
+    /// The domain of a slot, which must be locked.
+    fn domain(&self, slot: u16) -> &Domain {
+        let wanted = domain_of(slot);
+        if self.first.0 == wanted {
+            return &self.first.1;
+        }
+        match self.more.binary_search_by_key(&wanted, |(n, _)| *n) {
+            Ok(i) => &self.more[i].1,
+            Err(_) => unreachable!("slot {slot} is not locked by this guard"),
+        }
+    }
+
+    fn domain_mut(&mut self, slot: u16) -> &mut Domain {
+        let wanted = domain_of(slot);
+        if self.first.0 == wanted {
+            return &mut self.first.1;
+        }
+        match self.more.binary_search_by_key(&wanted, |(n, _)| *n) {
+            Ok(i) => &mut self.more[i].1,
+            Err(_) => unreachable!("slot {slot} is not locked by this guard"),
+        }
+    }
+
+    fn table(&self, slot: u16) -> &Table {
+        &self.domain(slot).tables[usize::from(slot % SLOTS_PER_DOMAIN)]
+    }
+
+    fn table_mut(&mut self, slot: u16) -> &mut Table {
+        &mut self.domain_mut(slot).tables[usize::from(slot % SLOTS_PER_DOMAIN)]
+    }
+
+    pub fn slot_state(&self, slot: u16) -> SlotState {
+        self.domain(slot).states[usize::from(slot % SLOTS_PER_DOMAIN)]
+    }
+
+    pub fn set_slot_state(&mut self, slot: u16, state: SlotState) {
+        self.domain_mut(slot).states[usize::from(slot % SLOTS_PER_DOMAIN)] = state;
+    }
+
+    /// Keys of a slot, expired ones that nobody met yet included.
+    pub fn slot_len(&self, slot: u16) -> usize {
+        self.table(slot).len()
+    }
+
+    /// Bytes of a slot's items.
+    pub fn slot_bytes(&self, slot: u16) -> u64 {
+        self.table(slot).item_bytes
+    }
+
+    fn item(&self, at: Ref) -> ItemRef<'_> {
+        // SAFETY: `at` comes from a table of a locked domain; its items change only through `&mut self`, so not while `&self` is borrowed.
+        unsafe { ItemRef::new(&self.store.pages, at) }
+    }
+
+    fn find(&self, p: Point, key: &[u8]) -> Option<(Spot, Ref)> {
+        self.table(p.slot)
+            .find(p.hash, |at| self.item(at).key() == key)
+    }
+
+    /// The item of a key. An expired one is absent; where expiry is ours to decide it is removed, and logged as a delete.
+    pub fn get(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<ItemRef<'_>> {
+        let (_, at) = self.find_live(p, key, now_ms)?;
+        Some(self.item(at))
+    }
+
+    fn find_live(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<(Spot, Ref)> {
+        let (spot, at) = self.find(p, key)?;
+        if self.as_told || !self.item(at).is_expired(now_ms) {
+            return Some((spot, at));
+        }
+        // What is being imported expires where it is owned still: another clock may not take it from under the source's effects.
+        if self.store.expires_locally() && self.slot_state(p.slot) != SlotState::Importing {
+            self.log(p, &[b"DEL", key]);
+            self.take_out(p, spot, at);
+            self.store.counters.expired();
+        }
+        None
+    }
+
+    /// Stores a string. Logs `SET key value [PXAT t]`.
+    pub fn set(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        value: &[u8],
+        expires_at: Option<u64>,
+    ) -> Result<(), OutOfMemory> {
+        self.put(p, key, NewValue::Bytes(value), expires_at)?;
+        self.log_set(p, key, value, expires_at);
+        Ok(())
+    }
+
+    /// Adds to the end of a string, which is made when absent. Gives its new length. Logs `APPEND`.
+    pub fn append(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        suffix: &[u8],
+        now_ms: u64,
+    ) -> Result<usize, OutOfMemory> {
+        let Some((_, at)) = self.find_live(p, key, now_ms) else {
+            self.set(p, key, suffix, None)?;
+            return Ok(suffix.len());
+        };
+        let item = self.item(at);
+        let (old, expires_at) = (item.value_len(), item.expires_at());
+        // The old value is copied out of its chunk, or shared: `put` replaces the item.
+        let value = match item.value() {
+            ValueRef::Inline(b) => b.to_vec(),
+            ValueRef::Shared(b) => b.to_vec(),
+        };
+        self.put(p, key, NewValue::Joined(&value, suffix), expires_at)?;
+        self.log(p, &[b"APPEND", key, suffix]);
+        Ok(old + suffix.len())
+    }
+
+    /// Overwrites a string from `offset` on, padding with zero bytes. Gives its new length. Logs `SETRANGE`.
+    pub fn set_range(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        offset: usize,
+        bytes: &[u8],
+        now_ms: u64,
+    ) -> Result<usize, OutOfMemory> {
+        let (mut value, expires_at) = match self.find_live(p, key, now_ms) {
+            Some((_, at)) => (self.item(at).value().to_vec(), self.item(at).expires_at()),
+            None => (Vec::new(), None),
+        };
+        let end = offset + bytes.len();
+        if end > MAX_VALUE {
+            return Err(OutOfMemory);
+        }
+        if value.len() < end {
+            value.resize(end, 0);
+        }
+        value[offset..end].copy_from_slice(bytes);
+        self.put(p, key, NewValue::Bytes(&value), expires_at)?;
+        let offset = offset.to_string();
+        self.log(p, &[b"SETRANGE", key, offset.as_bytes(), bytes]);
+        Ok(value.len())
+    }
+
+    /// Whether the key was there. Logs `DEL`.
+    pub fn remove(&mut self, p: Point, key: &[u8], now_ms: u64) -> bool {
+        let Some((spot, at)) = self.find_live(p, key, now_ms) else {
+            return false;
+        };
+        self.take_out(p, spot, at);
+        self.log(p, &[b"DEL", key]);
+        true
+    }
+
+    /// Sets (Unix milliseconds) or clears a key's expiry; false when the key is absent. Logs `PEXPIREAT` or `PERSIST`.
+    pub fn set_expiry(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        expires_at: Option<u64>,
+        now_ms: u64,
+    ) -> Result<bool, OutOfMemory> {
+        let Some((_, at)) = self.find_live(p, key, now_ms) else {
+            return Ok(false);
+        };
+        let item = self.item(at);
+        match (item.expires_at().is_some(), expires_at) {
+            (true, Some(time)) => {
+                self.before_change(p, false);
+                // SAFETY: the item is live, locked, has an expiry, and no ItemRef to it is in use.
+                unsafe { item::overwrite_expiry(&self.store.pages, at, time) };
+            }
+            (false, None) => return Ok(true),
+            _ => match item.value() {
+                ValueRef::Inline(b) => {
+                    let value = b.to_vec();
+                    self.put(p, key, NewValue::Bytes(&value), expires_at)?;
+                }
+                ValueRef::Shared(value) => {
+                    self.put(p, key, NewValue::Shared(value), expires_at)?;
+                }
+            },
+        }
+        match expires_at {
+            Some(time) => {
+                let time = time.to_string();
+                self.log(p, &[b"PEXPIREAT", key, time.as_bytes()]);
+            }
+            None => self.log(p, &[b"PERSIST", key]),
+        }
+        Ok(true)
+    }
+
+    /// Drops all of a slot. Logs `CACHE.FLUSHSLOT slot`.
+    pub fn clear_slot(&mut self, slot: u16) {
+        self.drop_table(slot);
+        let name = slot.to_string();
+        let p = Point { slot, hash: 0 };
+        self.log(p, &[b"CACHE.FLUSHSLOT", name.as_bytes()]);
+    }
+
+    /// Drops everything; all domains must be locked. Logs `FLUSHALL`.
+    pub fn clear_all(&mut self) {
+        for slot in 0..super::point::SLOTS {
+            self.drop_table(slot);
+        }
+        let p = Point {
+            slot: ALL_SLOTS,
+            hash: 0,
+        };
+        self.log_if(true, p, &[b"FLUSHALL"]);
+    }
+
+    fn drop_table(&mut self, slot: u16) {
+        if self.table(slot).is_empty() {
+            return;
+        }
+        self.emit_slot(slot);
+        let table = std::mem::take(self.table_mut(slot));
+        let expiring = table
+            .refs()
+            .filter(|&at| self.item(at).expires_at().is_some())
+            .count() as u32;
+        self.domain_mut(slot).expires -= expiring;
+        self.store.counters.removed(table.len(), expiring as usize);
+        self.garbage.push(table);
+    }
+
+    /// Puts an item in the place of the old one, if any.
+    fn put(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        value: NewValue<'_>,
+        expires_at: Option<u64>,
+    ) -> Result<(), OutOfMemory> {
+        let found = self.find(p, key);
+        if let (Some((_, at)), NewValue::Bytes(bytes)) = (found, &value)
+            && item::fits_in_place(self.item(at), bytes.len(), expires_at.is_some())
+        {
+            self.before_change(p, false);
+            // SAFETY: the item is live, locked, inline, of the same lengths, and no ItemRef to it is in use.
+            unsafe {
+                item::overwrite_inline(&self.store.pages, at, bytes);
+                if let Some(time) = expires_at {
+                    item::overwrite_expiry(&self.store.pages, at, time);
+                }
+            }
+            return Ok(());
+        }
+        let (new, bytes) = self.write_item(key, value, expires_at)?;
+        self.before_change(p, found.is_none());
+        let expires = expires_at.is_some();
+        match found {
+            Some((spot, old)) => {
+                let (had, old_bytes) = (
+                    self.item(old).expires_at().is_some(),
+                    self.item(old).bytes(),
+                );
+                self.table_mut(p.slot).replace(spot, new);
+                let domain = self.domain_mut(p.slot);
+                domain.expires = domain.expires + u32::from(expires) - u32::from(had);
+                self.store.counters.replaced(had, expires);
+                let table = self.table_mut(p.slot);
+                table.item_bytes = table.item_bytes + bytes as u64 - old_bytes as u64;
+                self.store.free_item(old);
+            }
+            None => self.insert(p, new, bytes, expires),
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, p: Point, at: Ref, bytes: usize, expires: bool) {
+        let store = self.store;
+        let domain = self.domain_mut(p.slot);
+        domain.expires += u32::from(expires);
+        let phase = domain.phase;
+        let table = &mut domain.tables[usize::from(p.slot % SLOTS_PER_DOMAIN)];
+        // SAFETY: the table's references are live items of a locked domain.
+        let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
+        let change = table.insert(p.hash, at, phase, &hash);
+        table.item_bytes += bytes as u64;
+        store.table_bytes_changed(change);
+        store.counters.added(expires);
+    }
+
+    fn write_item(
+        &self,
+        key: &[u8],
+        value: NewValue<'_>,
+        expires_at: Option<u64>,
+    ) -> Result<(Ref, usize), OutOfMemory> {
+        let pages = &self.store.pages;
+        let plan = item::plan(key.len(), value.len(), expires_at.is_some());
+        if plan.heap > 0 {
+            self.store.budget.take(plan.heap)?;
+        }
+        let at = pages
+            .alloc(plan.chunk)
+            .inspect_err(|_| self.store.budget.give(plan.heap))?;
+        // SAFETY: a fresh chunk of the planned size, not published yet.
+        unsafe {
+            item::write(
+                pages.chunk(at).0,
+                plan,
+                Kind::String,
+                key,
+                value,
+                expires_at,
+            )
+        };
+        Ok((at, plan.chunk + plan.heap))
+    }
+
+    /// Takes an entry out of its table and frees its item.
+    fn take_out(&mut self, p: Point, spot: Spot, at: Ref) {
+        self.before_change(p, true);
+        let store = self.store;
+        let (expires, bytes) = (self.item(at).expires_at().is_some(), self.item(at).bytes());
+        let domain = self.domain_mut(p.slot);
+        domain.expires -= u32::from(expires);
+        let phase = domain.phase;
+        let table = &mut domain.tables[usize::from(p.slot % SLOTS_PER_DOMAIN)];
+        // SAFETY: as in `insert`.
+        let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
+        let change = table.remove(spot, phase, &hash);
+        table.item_bytes -= bytes as u64;
+        store.table_bytes_changed(change);
+        store.counters.removed(1, usize::from(expires));
+        store.free_item(at);
+    }
+
+    /// The write hook: a running snapshot gets what is about to change. `rebuilds`: the segment may be rebuilt.
+    fn before_change(&mut self, p: Point, rebuilds: bool) {
+        if self.domain(p.slot).observers & observer::SNAPSHOT != 0 {
+            self.emit(p.slot, p.pos(), rebuilds);
+        }
+    }
+
+    fn emit(&mut self, slot: u16, pos: u64, whole_segment: bool) {
+        let store = self.store;
+        let domain = self.domain_mut(slot);
+        let phase = domain.phase;
+        let table = &mut domain.tables[usize::from(slot % SLOTS_PER_DOMAIN)];
+        // SAFETY: as in `insert`.
+        let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
+        let refs = if whole_segment {
+            table.visit_segment(pos, phase, &hash)
+        } else {
+            table.visit_bucket(pos, phase, &hash)
+        };
+        if let Some(sink) = store.snapshot_sink() {
+            for at in refs {
+                sink.item(slot, self.item(at));
+            }
+        }
+    }
+
+    fn emit_slot(&mut self, slot: u16) {
+        if self.domain(slot).observers & observer::SNAPSHOT == 0 {
+            return;
+        }
+        let mut pos = Some(0);
+        while let Some(at) = pos {
+            self.emit(slot, at, false);
+            pos = self.table(slot).bucket_at(at, &|r| self.hash(r)).1;
+        }
+    }
+
+    fn hash(&self, at: Ref) -> u64 {
+        hash_of(self.item(at).key(), self.store.seed)
+    }
+
+    /// Visits whole buckets of a slot from a position on, until `max_items` items were seen; expired ones are left out. Gives where to go
+    /// on, None at the slot's end. Every key that stays is seen exactly once by a walk, growth in between notwithstanding.
+    pub fn walk(
+        &mut self,
+        slot: u16,
+        from_pos: u64,
+        max_items: usize,
+        now_ms: u64,
+        each: &mut dyn FnMut(ItemRef<'_>),
+    ) -> Option<u64> {
+        let mut pos = from_pos;
+        let mut seen = 0;
+        if self.table(slot).is_empty() {
+            return None;
+        }
+        loop {
+            let (refs, next) = self.table(slot).bucket_at(pos, &|r| self.hash(r));
+            for at in refs {
+                let item = self.item(at);
+                if !item.is_expired(now_ms) {
+                    each(item);
+                    seen += 1;
+                }
+            }
+            match next {
+                Some(next) if seen < max_items => pos = next,
+                next => return next,
+            }
+        }
+    }
+
+    /// The snapshot's walk: as [`Guard::walk`], but each bucket only once a snapshot, and to its sink.
+    pub(super) fn snapshot_walk(
+        &mut self,
+        slot: u16,
+        from_pos: u64,
+        max_buckets: usize,
+    ) -> Option<u64> {
+        if self.table(slot).is_empty() {
+            return None;
+        }
+        let mut pos = from_pos;
+        for _ in 0..max_buckets {
+            self.emit(slot, pos, false);
+            pos = self.table(slot).bucket_at(pos, &|r| self.hash(r)).1?;
+        }
+        Some(pos)
+    }
+
+    pub(super) fn each_domain(&mut self, mut f: impl FnMut(&mut Domain)) {
+        f(&mut self.first.1);
+        for (_, domain) in &mut self.more {
+            f(domain);
+        }
+    }
+
+    /// Removes up to `max_buckets` buckets' worth of expired items from one domain, going on where it stopped. Gives how many.
+    pub(super) fn sweep(&mut self, domain: usize, max_buckets: usize, now_ms: u64) -> usize {
+        let mut removed = 0;
+        let (mut index, mut pos) = self.first.1.sweep;
+        for _ in 0..max_buckets {
+            let slot = domain as u16 * SLOTS_PER_DOMAIN + index;
+            let (refs, next) = self.table(slot).bucket_at(pos, &|r| self.hash(r));
+            for at in refs {
+                if self.item(at).is_expired(now_ms) && self.slot_state(slot) != SlotState::Importing
+                {
+                    let key = self.item(at).key().to_vec();
+                    let p = Point {
+                        slot,
+                        hash: hash_of(&key, self.store.seed),
+                    };
+                    if self.find_live(p, &key, now_ms).is_none() {
+                        removed += 1;
+                    }
+                }
+            }
+            (index, pos) = match next {
+                Some(next) => (index, next),
+                None => ((index + 1) % SLOTS_PER_DOMAIN, 0),
+            };
+            if (index, pos) == (0, 0) {
+                break;
+            }
+        }
+        self.first.1.sweep = (index, pos);
+        removed
+    }
+
+    fn log_set(&mut self, p: Point, key: &[u8], value: &[u8], expires_at: Option<u64>) {
+        match expires_at {
+            None => self.log(p, &[b"SET", key, value]),
+            Some(time) if self.logs(p) => {
+                let time = time.to_string();
+                self.log(p, &[b"SET", key, value, b"PXAT", time.as_bytes()]);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn logs(&self, p: Point) -> bool {
+        self.domain(p.slot).observers & observer::LOG != 0
+    }
+
+    fn log(&mut self, p: Point, command: &[&[u8]]) {
+        let logs = self.logs(p);
+        self.log_if(logs, p, command);
+    }
+
+    fn log_if(&mut self, logs: bool, p: Point, command: &[&[u8]]) {
+        if !logs || self.replay || self.first.1.observers & observer::LOG == 0 {
+            return;
+        }
+        self.effects
+            .get_or_insert_with(|| SPARE.take().unwrap_or_default())
+            .push(p, command);
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if let Some(mut effects) = self.effects.take() {
+            self.store.log.push(&effects);
+            effects.clear();
+            SPARE.set(Some(effects));
+        }
+        if !self.garbage.is_empty() {
+            self.store.defer_free(std::mem::take(&mut self.garbage));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The items of a node: a table a slot, one lock for 16 neighbouring slots, items in pages of our own.
+
+mod domain;
+pub mod effect;
+mod guard;
+mod item;
+mod pages;
+pub mod point;
+mod segment;
+mod snapshot;
+mod table;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use crate::log::Log;
+use domain::Locked;
+pub use domain::{SlotState, observer};
+pub use guard::Guard;
+pub use item::{ItemRef, Kind, ValueRef};
+use pages::{Budget, Pages};
+pub use pages::{OutOfMemory, Ref};
+use point::{DOMAINS, domain_of};
+pub use point::{Point, SLOTS, slot_of};
+pub use snapshot::{SnapshotSink, SnapshotWalk};
+use table::Table;
+
+/// Bytes of the largest value, as in Redis.
+pub const MAX_VALUE: usize = 512 * 1024 * 1024;
+
+/// How a store is made.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// Bytes for items and tables; 0: no limit but the reach of references, 64 GiB.
+    pub max_memory: u64,
+    /// Seeds the hash of keys: random in production.
+    pub hash_seed: u64,
+}
+
+/// Counts of the store.
+#[derive(Debug, Default)]
+struct Counters {
+    keys: AtomicI64,
+    expires: AtomicI64,
+    expired: AtomicU64,
+}
+
+impl Counters {
+    fn added(&self, expires: bool) {
+        self.keys.fetch_add(1, Ordering::Relaxed);
+        if expires {
+            self.expires.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn replaced(&self, had_expiry: bool, has_expiry: bool) {
+        let change = i64::from(has_expiry) - i64::from(had_expiry);
+        if change != 0 {
+            self.expires.fetch_add(change, Ordering::Relaxed);
+        }
+    }
+
+    fn removed(&self, keys: usize, expires: usize) {
+        self.keys.fetch_sub(keys as i64, Ordering::Relaxed);
+        if expires > 0 {
+            self.expires.fetch_sub(expires as i64, Ordering::Relaxed);
+        }
+    }
+
+    fn expired(&self) {
+        self.expired.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    pub keys: u64,
+    /// Keys with an expiry.
+    pub expires: u64,
+    /// Bytes against the limit: pages, big values, tables.
+    pub bytes: u64,
+    /// Bytes of pages in use.
+    pub page_bytes: u64,
+    pub table_bytes: u64,
+    /// 0: no limit.
+    pub max_bytes: u64,
+    /// Keys that expired since the start.
+    pub expired: u64,
+}
+
+/// The items of a node.
+pub struct Store {
+    domains: Box<[Locked]>,
+    pages: Pages,
+    budget: Arc<Budget>,
+    counters: Counters,
+    table_bytes: AtomicI64,
+    log: Arc<Log>,
+    seed: u64,
+    expire_locally: AtomicBool,
+    snapshot: snapshot::Current,
+    reaper: mpsc::Sender<Vec<Table>>,
+    /// The other end, emptied by whoever frees.
+    garbage: parking_lot::Mutex<mpsc::Receiver<Vec<Table>>>,
+}
+
+impl Store {
+    pub fn new(options: StoreOptions, log: Arc<Log>) -> io::Result<Self> {
+        let budget = Arc::new(Budget::new(options.max_memory));
+        let (reaper, garbage) = mpsc::channel();
+        Ok(Self {
+            domains: (0..DOMAINS).map(|_| Locked::default()).collect(),
+            pages: Pages::new(0, budget.clone())?,
+            budget,
+            counters: Counters::default(),
+            table_bytes: AtomicI64::new(0),
+            log,
+            seed: options.hash_seed,
+            expire_locally: AtomicBool::new(true),
+            snapshot: snapshot::Current::default(),
+            reaper,
+            garbage: parking_lot::Mutex::new(garbage),
+        })
+    }
+
+    /// Where a key lives.
+    pub fn point(&self, key: &[u8]) -> Point {
+        Point::new(key, self.seed)
+    }
+
+    /// Locks the domain of a slot: spins a little, then parks.
+    pub fn lock(&self, slot: u16) -> Guard<'_> {
+        self.lock_domains(std::iter::once(domain_of(slot)))
+    }
+
+    /// Locks the domains of several slots, in ascending order.
+    pub fn lock_slots(&self, slots: &[u16]) -> Guard<'_> {
+        if let [slot] = slots {
+            return self.lock(*slot);
+        }
+        let mut domains: Vec<usize> = slots.iter().map(|&slot| domain_of(slot)).collect();
+        domains.sort_unstable();
+        domains.dedup();
+        if domains.is_empty() {
+            domains.push(0);
+        }
+        self.lock_domains(domains.into_iter())
+    }
+
+    /// Locks everything.
+    pub fn lock_all(&self) -> Guard<'_> {
+        self.lock_domains(0..DOMAINS)
+    }
+
+    fn lock_domains(&self, domains: impl Iterator<Item = usize>) -> Guard<'_> {
+        match Guard::new(self, domains.map(|d| (d, self.domains[d].0.lock()))) {
+            Some(guard) => guard,
+            None => unreachable!("at least one domain is locked"),
+        }
+    }
+
+    /// Whether expired keys are removed and logged (a primary, a standalone node), or only hidden until the log deletes them (a replica).
+    pub fn set_expire_locally(&self, yes: bool) {
+        self.expire_locally.store(yes, Ordering::Relaxed);
+    }
+
+    pub fn expires_locally(&self) -> bool {
+        self.expire_locally.load(Ordering::Relaxed)
+    }
+
+    /// Bytes for items and tables; 0: no limit. A lower limit refuses writes until enough is gone.
+    pub fn set_max_memory(&self, bytes: u64) {
+        self.budget.set_limit(bytes);
+    }
+
+    pub fn stats(&self) -> StoreStats {
+        let positive = |n: &AtomicI64| n.load(Ordering::Relaxed).max(0) as u64;
+        StoreStats {
+            keys: positive(&self.counters.keys),
+            expires: positive(&self.counters.expires),
+            bytes: self.budget.used(),
+            page_bytes: self.pages.bytes(),
+            table_bytes: positive(&self.table_bytes),
+            max_bytes: self.budget.limit(),
+            expired: self.counters.expired.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Turns an observer of writes on or off in every domain, one after the other.
+    pub fn set_observer(&self, bit: u32, on: bool) {
+        for domain in &self.domains {
+            let mut domain = domain.0.lock();
+            if on {
+                domain.observers |= bit;
+            } else {
+                domain.observers &= !bit;
+            }
+        }
+    }
+
+    /// Removes expired items: looks at up to `buckets` buckets in each domain that has items with an expiry, going on where the last call
+    /// stopped. Gives how many were removed.
+    pub fn sweep_expired(&self, buckets: usize, now_ms: u64) -> usize {
+        if !self.expires_locally() || self.counters.expires.load(Ordering::Relaxed) <= 0 {
+            return 0;
+        }
+        let mut removed = 0;
+        for domain in 0..DOMAINS {
+            let mut guard = self.lock_domains(std::iter::once(domain));
+            let mut any = false;
+            guard.each_domain(|d| any = d.expires > 0);
+            if any {
+                removed += guard.sweep(domain, buckets, now_ms);
+            }
+        }
+        removed
+    }
+
+    /// Frees what flushes left behind. Gives how many items were freed. Called by a background thread.
+    pub fn free_garbage(&self) -> usize {
+        let mut freed = 0;
+        let garbage = self.garbage.lock();
+        while let Ok(tables) = garbage.try_recv() {
+            for table in tables {
+                freed += table.len();
+                for at in table.refs() {
+                    self.free_item(at);
+                }
+                self.table_bytes_changed(-(table.bytes() as isize));
+            }
+        }
+        freed
+    }
+
+    fn defer_free(&self, tables: Vec<Table>) {
+        // The receiver lives as long as the store.
+        let _ = self.reaper.send(tables);
+    }
+
+    fn free_item(&self, at: Ref) {
+        // SAFETY: callers hold the only reference: it was just taken out of its table, under that table's lock.
+        unsafe {
+            let heap = ItemRef::new(&self.pages, at).heap();
+            item::drop_body(&self.pages, at);
+            self.pages.free(at);
+            if heap > 0 {
+                self.budget.give(heap);
+            }
+        }
+    }
+
+    fn table_bytes_changed(&self, change: isize) {
+        if change > 0 {
+            // A table may grow past the limit by a little: an insert must not fail half way.
+            self.budget.take_anyway(change as usize);
+        } else if change < 0 {
+            self.budget.give(change.unsigned_abs());
+        }
+        if change != 0 {
+            self.table_bytes.fetch_add(change as i64, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.free_garbage();
+        for domain in &mut self.domains {
+            let tables = std::mem::take(&mut domain.0.get_mut().tables);
+            for at in tables.iter().flat_map(Table::refs) {
+                // SAFETY: the store goes away with all its tables; pages go as a whole, so only what items hold beside matters.
+                unsafe { item::drop_body(&self.pages, at) };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

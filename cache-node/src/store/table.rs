@@ -1,0 +1,332 @@
+//! The table of one slot: segments by the leading bits of the position (an extendible hash directory), so that the order of positions
+//! survives growth, and a growth step touches one segment.
+
+use super::pages::Ref;
+use super::point::POS_BITS;
+use super::segment::{BUCKETS_MAX, Place, Segment};
+
+/// The table of a slot. It holds references; who owns the items is told by the caller.
+#[derive(Debug, Default)]
+pub struct Table {
+    segments: Vec<Segment>,
+    /// Segment of each prefix of `bits` bits; empty while there is at most one segment.
+    directory: Vec<u32>,
+    bits: u8,
+    len: u32,
+    /// Bytes of its items.
+    pub item_bytes: u64,
+}
+
+/// Where an entry is.
+#[derive(Debug, Clone, Copy)]
+pub struct Spot {
+    segment: u32,
+    place: Place,
+}
+
+impl Table {
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of its segments and directory.
+    pub fn bytes(&self) -> usize {
+        self.segments.iter().map(Segment::bytes).sum::<usize>()
+            + self.segments.capacity() * size_of::<Segment>()
+            + self.directory.capacity() * 4
+    }
+
+    fn segment_index(&self, pos: u64) -> usize {
+        if self.bits == 0 {
+            0
+        } else {
+            self.directory[(pos >> (POS_BITS - u32::from(self.bits))) as usize] as usize
+        }
+    }
+
+    pub fn find(&self, hash: u64, is: impl FnMut(Ref) -> bool) -> Option<(Spot, Ref)> {
+        if self.len == 0 {
+            return None;
+        }
+        let segment = self.segment_index(hash >> 16);
+        let (place, at) = self.segments[segment].find(hash, is)?;
+        let spot = Spot {
+            segment: segment as u32,
+            place,
+        };
+        Some((spot, at))
+    }
+
+    pub fn replace(&mut self, spot: Spot, at: Ref) {
+        self.segments[spot.segment as usize].replace(spot.place, at);
+    }
+
+    /// Takes an entry out. Gives the change in table bytes.
+    pub fn remove(&mut self, spot: Spot, phase: bool, hash: &dyn Fn(Ref) -> u64) -> isize {
+        let segment = &mut self.segments[spot.segment as usize];
+        segment.remove(spot.place);
+        self.len -= 1;
+        if self.len == 0 {
+            let bytes = self.bytes() as isize;
+            *self = Self {
+                item_bytes: self.item_bytes,
+                ..Self::default()
+            };
+            return -bytes;
+        }
+        let buckets = segment.bucket_count();
+        if buckets > 2 && segment.len() < buckets * 3 {
+            let before = segment.bytes() as isize;
+            *segment = segment.rebuild(buckets / 2, phase, hash);
+            return segment.bytes() as isize - before;
+        }
+        0
+    }
+
+    /// Adds an entry that is not there yet. Gives the change in table bytes. A segment may be rebuilt, and then counts as visited in
+    /// `phase`: while a snapshot runs, visit it first.
+    pub fn insert(
+        &mut self,
+        hash: u64,
+        at: Ref,
+        phase: bool,
+        hash_of: &dyn Fn(Ref) -> u64,
+    ) -> isize {
+        self.len += 1;
+        let pos = hash >> 16;
+        if self.segments.is_empty() {
+            let before = self.bytes() as isize;
+            self.segments = Vec::with_capacity(1);
+            self.segments.push(Segment::build(0, &[(hash, at)], phase));
+            return self.bytes() as isize - before;
+        }
+        let index = self.segment_index(pos);
+        if self.segments[index].insert(hash, at).is_ok() {
+            return 0;
+        }
+        if let Some(buckets) = self.segments[index].grown() {
+            let before = self.segments[index].bytes() as isize;
+            let mut grown = self.segments[index].rebuild(buckets, phase, hash_of);
+            while grown.insert(hash, at).is_err() {
+                match grown.grown() {
+                    Some(buckets) => grown = grown.rebuild(buckets, phase, hash_of),
+                    None => {
+                        grown.push_extra(at);
+                        break;
+                    }
+                }
+            }
+            let after = grown.bytes() as isize;
+            self.segments[index] = grown;
+            return after - before;
+        }
+        // Splitting a sparse segment would not help: its entries share their hashes.
+        if self.segments[index].len() < BUCKETS_MAX * 6 || self.segments[index].depth() >= 24 {
+            let before = self.segments[index].bytes() as isize;
+            self.segments[index].push_extra(at);
+            return self.segments[index].bytes() as isize - before;
+        }
+        let before = self.bytes() as isize;
+        self.split(index, pos, Some((hash, at)), phase, hash_of);
+        self.bytes() as isize - before
+    }
+
+    fn split(
+        &mut self,
+        index: usize,
+        pos: u64,
+        added: Option<(u64, Ref)>,
+        phase: bool,
+        hash_of: &dyn Fn(Ref) -> u64,
+    ) {
+        let old = std::mem::take(&mut self.segments[index]);
+        let depth = old.depth() + 1;
+        let start = old.start(pos);
+        let middle = start + (old.span() >> 1);
+        let entries = old.refs().map(|at| (hash_of(at), at)).chain(added);
+        let (low, high): (Vec<_>, Vec<_>) = entries.partition(|(hash, _)| hash >> 16 < middle);
+        self.segments[index] = Segment::build(depth, &low, phase);
+        self.segments.push(Segment::build(depth, &high, phase));
+        let new = (self.segments.len() - 1) as u32;
+        if depth > self.bits {
+            self.double_directory();
+        }
+        let shift = POS_BITS - u32::from(self.bits);
+        let (from, to) = (middle >> shift, (start + old.span()) >> shift);
+        self.directory[from as usize..to as usize].fill(new);
+    }
+
+    fn double_directory(&mut self) {
+        self.directory = if self.bits == 0 {
+            vec![0, 0]
+        } else {
+            self.directory.iter().flat_map(|&s| [s, s]).collect()
+        };
+        self.bits += 1;
+    }
+
+    /// The references from `pos` to the end of the bucket that holds it, and the position at which the next bucket starts (None at the
+    /// table's end). Buckets move when segments grow, so `pos` may lie within one.
+    pub fn bucket_at(&self, pos: u64, hash: &dyn Fn(Ref) -> u64) -> (Vec<Ref>, Option<u64>) {
+        if self.segments.is_empty() {
+            return (Vec::new(), None);
+        }
+        let segment = &self.segments[self.segment_index(pos)];
+        let bucket = segment.bucket_of(pos);
+        let next = segment.start(pos) + segment.bucket_start(bucket + 1);
+        let next = (next < super::point::POS_END).then_some(next);
+        let mut refs = segment.refs_at_home(bucket, hash);
+        if segment.start(pos) + segment.bucket_start(bucket) < pos {
+            refs.retain(|&at| hash(at) >> 16 >= pos);
+        }
+        (refs, next)
+    }
+
+    /// The references of the bucket that holds `pos`, if this phase's snapshot has not visited it; it counts as visited then.
+    pub fn visit_bucket(&mut self, pos: u64, phase: bool, hash: &dyn Fn(Ref) -> u64) -> Vec<Ref> {
+        if self.segments.is_empty() {
+            return Vec::new();
+        }
+        let index = self.segment_index(pos);
+        let segment = &mut self.segments[index];
+        let bucket = segment.bucket_of(pos);
+        if segment.is_visited(bucket, phase) {
+            return Vec::new();
+        }
+        segment.set_visited(bucket, phase);
+        segment.refs_at_home(bucket, hash)
+    }
+
+    /// As [`Table::visit_bucket`] for every bucket of the segment that holds `pos`.
+    pub fn visit_segment(&mut self, pos: u64, phase: bool, hash: &dyn Fn(Ref) -> u64) -> Vec<Ref> {
+        if self.segments.is_empty() {
+            return Vec::new();
+        }
+        let index = self.segment_index(pos);
+        let mut refs = Vec::new();
+        for bucket in 0..self.segments[index].bucket_count() {
+            if !self.segments[index].is_visited(bucket, phase) {
+                self.segments[index].set_visited(bucket, phase);
+                refs.extend(self.segments[index].refs_at_home(bucket, hash));
+            }
+        }
+        refs
+    }
+
+    /// All references, in no order.
+    pub fn refs(&self) -> impl Iterator<Item = Ref> + '_ {
+        self.segments.iter().flat_map(Segment::refs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    struct Lcg(u64);
+    impl Lcg {
+        fn next(&mut self) -> u64 {
+            self.0 = self
+                .0
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            self.0 ^ self.0 >> 29
+        }
+    }
+
+    /// Against a map: whatever is added and removed, each entry is found, and a walk sees each once, in the order of positions.
+    #[test]
+    fn holds_what_a_map_holds_and_walks_in_order() {
+        for seed in 0..24u64 {
+            let mut random = Lcg(seed);
+            let mut table = Table::default();
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            let mut hashes: Vec<u64> = Vec::new();
+            let size = [5, 40, 700, 12_000][seed as usize % 4];
+            for step in 0..size * 3 {
+                let add = model.len() < size && (!random.next().is_multiple_of(3) || step < size);
+                if add {
+                    // Every fourth seed: many equal hashes.
+                    let hash = if seed % 8 == 7 {
+                        (random.next() % 7) << 20
+                    } else {
+                        random.next()
+                    };
+                    let id = hashes.len() as u32;
+                    hashes.push(hash);
+                    table.insert(hash, Ref(id), false, &|r| hashes[r.0 as usize]);
+                    model.insert(id, hash);
+                } else if let Some(&id) = model
+                    .keys()
+                    .nth(random.next() as usize % model.len().max(1))
+                {
+                    let hash = model.remove(&id).unwrap();
+                    let (spot, at) = table.find(hash, |r| r.0 == id).expect("is there");
+                    assert_eq!(at.0, id);
+                    table.remove(spot, false, &|r| hashes[r.0 as usize]);
+                }
+                assert_eq!(table.len(), model.len());
+            }
+            for (&id, &hash) in &model {
+                assert!(table.find(hash, |r| r.0 == id).is_some());
+            }
+            let hash = |r: Ref| hashes[r.0 as usize];
+            let mut seen = BTreeSet::new();
+            let mut pos = Some(0);
+            while let Some(at) = pos {
+                let (refs, next) = table.bucket_at(at, &hash);
+                for r in refs {
+                    let p = hash(r) >> 16;
+                    assert!(p >= at && next.is_none_or(|n| p < n), "out of order");
+                    assert!(seen.insert(r.0), "seen twice");
+                }
+                pos = next;
+            }
+            assert_eq!(seen, model.keys().copied().collect());
+        }
+    }
+
+    /// A walk that is interrupted by growth and shrinkage sees each entry that stays exactly once.
+    #[test]
+    fn a_walk_survives_growth() {
+        for seed in 100..112u64 {
+            let mut random = Lcg(seed);
+            let mut hashes: Vec<u64> = (0..3_000).map(|_| random.next()).collect();
+            let mut table = Table::default();
+            for (id, &hash) in hashes.iter().enumerate() {
+                table.insert(hash, Ref(id as u32), false, &|r| hashes[r.0 as usize]);
+            }
+            let mut seen = BTreeMap::new();
+            let mut pos = Some(0);
+            let mut added: Vec<u32> = Vec::new();
+            while let Some(at) = pos {
+                let (refs, next) = table.bucket_at(at, &|r| hashes[r.0 as usize]);
+                for r in refs {
+                    *seen.entry(r.0).or_insert(0) += 1;
+                }
+                pos = next;
+                if seed % 2 == 0 || added.len() < 2_000 {
+                    for _ in 0..random.next() % 40 {
+                        hashes.push(random.next());
+                        let id = hashes.len() as u32 - 1;
+                        table.insert(hashes[id as usize], Ref(id), false, &|r| {
+                            hashes[r.0 as usize]
+                        });
+                        added.push(id);
+                    }
+                } else if let Some(id) = added.pop() {
+                    let (spot, _) = table.find(hashes[id as usize], |r| r.0 == id).unwrap();
+                    table.remove(spot, false, &|r| hashes[r.0 as usize]);
+                }
+            }
+            for id in 0..3_000 {
+                assert_eq!(seen.get(&id), Some(&1), "seed {seed}, entry {id}");
+            }
+        }
+    }
+}

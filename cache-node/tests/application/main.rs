@@ -1,0 +1,10 @@
+//! The application port, over real sockets: replies beside those of a real redis-server, and what connections may and may not do.
+
+mod cluster;
+mod compare;
+mod connections;
+mod data;
+mod generate;
+mod process;
+mod redis;
+mod wire;

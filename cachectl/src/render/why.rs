@@ -1,0 +1,153 @@
+//! `cachectl why`
+
+use std::fmt::Write;
+
+use cache_operator::api::cache::{Cache, CacheStatus};
+use cache_operator::api::common::Condition;
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::ago;
+use super::status::is_good;
+use crate::source::Happened;
+use crate::style;
+
+const EVENTS_SHOWN: usize = 8;
+
+/// What a Cache waits for, since when, why, what a person can do, and what happened last.
+pub fn why(cache: &Cache, events: &[Happened], now: Timestamp) -> String {
+    let mut out = String::new();
+    let name = style::bold(cache.name_any());
+    let Some(status) = cache.status.as_ref().filter(|s| !s.conditions.is_empty()) else {
+        let _ = writeln!(out, "{name}: no operator has looked at it yet");
+        let _ = writeln!(
+            out,
+            "  {} see whether one runs and watches this namespace: kubectl get deployment -A -l app.kubernetes.io/name=cache-operator",
+            style::warn("→")
+        );
+        return out;
+    };
+    headline(&mut out, &name, status, now);
+    stale(&mut out, cache, status);
+    for condition in status.conditions.iter().filter(|c| !is_good(c)) {
+        tell(&mut out, condition, now);
+    }
+    for member in status
+        .members
+        .iter()
+        .filter(|m| !m.ready && !m.message.is_empty())
+    {
+        let _ = writeln!(
+            out,
+            "  {} {}: {}",
+            style::warn("•"),
+            member.name,
+            member.message
+        );
+    }
+    if !status.pending_actions.is_empty() {
+        let _ = writeln!(out, "\n  {}", style::dim("STILL TO DO"));
+        for action in &status.pending_actions {
+            let _ = writeln!(out, "  {} {action}", style::warn("•"));
+        }
+    }
+    if !events.is_empty() {
+        let _ = writeln!(out, "\n  {}", style::dim("WHAT HAPPENED LAST"));
+        let skipped = events.len().saturating_sub(EVENTS_SHOWN);
+        for event in &events[skipped..] {
+            let mark = if event.warning {
+                style::error("!")
+            } else {
+                style::good("•")
+            };
+            let _ = writeln!(
+                out,
+                "  {mark} {:>4} ago  {}: {}",
+                ago(now, event.time),
+                event.reason,
+                event.message
+            );
+        }
+    }
+    out
+}
+
+fn headline(out: &mut String, name: &str, status: &CacheStatus, now: Timestamp) {
+    match status.conditions.iter().find(|c| c.type_ == "Ready") {
+        Some(ready) if ready.status == "True" => {
+            let rest = if status.conditions.iter().all(is_good) && status.pending_actions.is_empty()
+            {
+                "; nothing is waited for"
+            } else {
+                ""
+            };
+            let since = ago(now, ready.last_transition_time.0);
+            let _ = writeln!(out, "{name} is {} for {since}{rest}", style::good("Ready"));
+        }
+        Some(ready) => {
+            let since = ago(now, ready.last_transition_time.0);
+            let _ = writeln!(out, "{name} is {} for {since}", style::error("not Ready"));
+        }
+        None => {
+            let _ = writeln!(out, "{name}: whether it is Ready is not known yet");
+        }
+    }
+}
+
+fn stale(out: &mut String, cache: &Cache, status: &CacheStatus) {
+    if status.observed_generation < cache.metadata.generation {
+        let _ = writeln!(
+            out,
+            "  {} the spec was changed and the operator has not taken it up yet",
+            style::warn("•")
+        );
+    }
+}
+
+fn tell(out: &mut String, condition: &Condition, now: Timestamp) {
+    let _ = writeln!(
+        out,
+        "  {} {} is {} for {}, {}: {}",
+        style::warn("•"),
+        condition.type_,
+        condition.status,
+        ago(now, condition.last_transition_time.0),
+        condition.reason,
+        condition.message
+    );
+    if let Some(mend) = mend(&condition.reason) {
+        let _ = writeln!(out, "    {} {mend}", style::warn("→"));
+    }
+}
+
+/// What a person can do about a reason of the operator's (`WaitReason`), beyond what its message says.
+fn mend(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "MembersStarting" => {
+            "nothing, unless it lasts: then see `kubectl describe pod` of the member"
+        }
+        "MemberProblem" => {
+            "see `kubectl describe pod` and `kubectl logs --previous` of the member that is named"
+        }
+        "MemberUnreachable" | "PrimaryUnreachable" => {
+            "see whether its node is Ready (`kubectl get nodes`) and whether a NetworkPolicy keeps the operator from port 7379"
+        }
+        "NoCandidate" => "bring one of the named members back; their copies are the only ones",
+        "ForeignData" => {
+            "the members hold another cluster's data: remove them, or restore the status they belong to"
+        }
+        "PushRefused" => {
+            "see the node's words above; a restart of that member with `kubectl delete pod` is safe if a replica is synced"
+        }
+        "NoRoom" => "raise spec.resources.limits.memory or spec.shards, or let keys expire",
+        "RollStuck" | "RollWaiting" => {
+            "correct spec (often spec.image); the roll goes on by itself from there"
+        }
+        "Paused" => "set spec.paused to false to let the operator act again",
+        "Invalid" | "InvalidSpec" => "correct the field that the message names",
+        "UpdateAvailable" => {
+            "allow it with `kubectl annotate cache <name> cache.clusterdb.io/update=once`"
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,16 @@
+//! The public API: custom resources, topology and node states, and the names that tie objects together. Imports nothing of ours.
+
+pub mod backup;
+pub mod cache;
+pub mod common;
+pub mod crds;
+pub mod names;
+pub mod node_state;
+pub mod quantity;
+pub mod schema;
+pub mod topology;
+
+pub use backup::{CacheBackup, CacheBackupSpec, CacheBackupStatus};
+pub use cache::{Cache, CacheSpec, CacheStatus};
+pub use node_state::NodeState;
+pub use topology::{Role, SlotRange, Topology};

@@ -1,0 +1,67 @@
+"""The operator runs with only the chart's rights; an application can run no control command."""
+
+import json
+
+import pytest
+import redis
+
+from conftest import chart_values, helm
+from lib import kube, settings
+from lib.cache import Cache
+from lib.kube import kubectl
+
+
+def test_an_application_runs_no_control_command(caches):
+    for cache in caches:
+        for member in cache.members():
+            with cache.node(member) as node:
+                for words in (["HELLO"], ["TOPOLOGY", "GET"], ["SHUTDOWN"], ["HANDOVER", member, "1000"]):
+                    with pytest.raises(redis.ResponseError, match="unknown command"):
+                        node.execute_command("CACHE.NODE", *words)
+            with cache.node(member, 7379) as control, pytest.raises(redis.AuthenticationError):
+                control.execute_command("CACHE.NODE", "HELLO")
+            with cache.node(member, 7379, "x") as control:
+                control.connection_pool.connection_kwargs["password"] = None
+                with pytest.raises((redis.AuthenticationError, redis.ResponseError), match="NOAUTH|Authentication required"):
+                    control.execute_command("CACHE.NODE", "HELLO")
+
+
+@pytest.mark.own_cluster(reason="it reads the API server's audit log")
+def test_rights_in_namespaces_suffice(caches):
+    """With watchNamespaces there are Roles only; a Cache is made, changed and deleted under them."""
+    small = Cache("team-b", "small", shards=1, replicas=1, memory="128Mi")
+    try:
+        helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values(), "--set", "watchNamespaces={team-a,team-b}")
+        rules = kube.get("clusterrole", f"{settings.SYSTEM}-{settings.RELEASE}")["rules"]
+        assert [r["resources"] for r in rules] == [["nodes"]]
+        small.create().wait_ready(120)
+        small.scale(2)
+        small.wait_ready(120)
+        kubectl("delete", "cache", "small", "-n", "team-b", timeout=90)
+    finally:
+        kubectl("delete", "cache", "small", "-n", "team-b", "--ignore-not-found", "--wait=false")
+        helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values())
+    for cache in caches:
+        cache.wait_ready(60)
+
+
+@pytest.mark.own_cluster(reason="it reads the API server's audit log")
+def test_nothing_was_forbidden_all_along(caches):
+    """Over the whole run until here, in all that these tests made it do."""
+    user = f"system:serviceaccount:{settings.SYSTEM}:{settings.RELEASE}"
+    forbidden, requests = {}, 0
+    with open(settings.RUN / "audit.log") as log:
+        log.seek(settings.AUDIT_START)
+        for line in log:
+            event = json.loads(line) if line.endswith("\n") else {}
+            if event.get("user", {}).get("username") != user:
+                continue
+            requests += 1
+            # While Helm exchanges Roles for a ClusterRole there are none for a moment.
+            if (event.get("responseStatus") or {}).get("code") == 403:
+                ref = event.get("objectRef") or {}
+                what = (event["verb"], ref.get("apiGroup", ""), ref.get("resource"), ref.get("subresource", ""))
+                forbidden[what] = forbidden.get(what, 0) + 1
+    assert requests > 0
+    writes = {w: n for w, n in forbidden.items() if w[0] not in ("list", "watch", "get")}
+    assert not writes, writes
