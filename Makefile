@@ -22,11 +22,11 @@ test: ## Everything: format, lints, licences, tests, the chart, and end-to-end t
 	@$(STAGE) format cargo fmt --all --check
 	@$(STAGE) clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(STAGE) deny tests/deny
-	@$(STAGE) build cargo build --locked --workspace
+	@$(STAGE) build cargo build --locked --workspace --all-targets
 	@$(STAGE) tests cargo test --locked --workspace
 	@$(STAGE) asan tests/sanitize
 	@$(STAGE) images images/build --for-tests
-	@$(STAGE) chart tests/chart/check
+	@CACHE_OPERATOR_BIN=$(TARGET)/debug/cache-operator $(STAGE) chart tests/chart/check
 	@$(STAGE) e2e tests/e2e/run
 	@$(STAGE) --summary
 
