@@ -25,6 +25,7 @@ test: ## Everything: format, lints, licences, tests, the chart, and end-to-end t
 	@$(STAGE) build cargo build --locked --workspace --all-targets
 	@$(STAGE) tests cargo test --locked --workspace
 	@$(STAGE) asan tests/sanitize
+	@$(STAGE) fuzz tests/fuzz 60
 	@$(STAGE) images images/build --for-tests
 	@CACHE_OPERATOR_BIN=$(TARGET)/debug/cache-operator $(STAGE) chart tests/chart/check
 	@$(STAGE) e2e tests/e2e/run

@@ -92,7 +92,7 @@ async fn ask_peers(cluster: &Arc<Cluster>) {
     for member in others(cluster, &held) {
         let cluster = cluster.clone();
         answers.spawn(async move {
-            let mut peer = Peer::connect(&member.control_address(), &cluster.password()?).await?;
+            let mut peer = Peer::reach(&member, &cluster.password()?).await?;
             let json = peer.ask_text(&[b"CACHE.NODE", b"TOPOLOGY", b"GET"]).await?;
             Ok::<_, io::Error>(json)
         });
@@ -237,7 +237,7 @@ async fn tell_all(
 }
 
 async fn push(cluster: &Cluster, to: &Member, json: &str) -> io::Result<()> {
-    let mut peer = Peer::connect(&to.control_address(), &cluster.password()?).await?;
+    let mut peer = Peer::reach(to, &cluster.password()?).await?;
     peer.ask(&[b"CACHE.NODE", b"TOPOLOGY", b"SET", json.as_bytes()])
         .await
         .map(drop)

@@ -408,3 +408,30 @@ fn a_node_learns_a_newer_topology_from_its_peers() {
     anew.wait_streaming();
     assert_eq!(anew.state().role, Role::Learner);
 }
+
+/// A pod's address goes to another pod after a restart: the topology of an operator that is gone names the old one.
+#[test]
+fn an_address_that_is_another_members_by_now_falls_back_to_the_name() {
+    let (a, b) = (TestNode::start("m-0-0"), TestNode::start("m-0-1"));
+    let other = TestNode::start("m-9-9");
+    let stale = ("127.0.0.2", a.control.port());
+    let listener = other
+        .block_on(tokio::net::TcpListener::bind(stale))
+        .unwrap();
+    other.spawn(cache_node::control::serve(other.cluster.clone(), listener));
+    let mut topology = Topology::new(1).shard("0", ALL, &[&a, &b]).bootstrap();
+    topology.shards[0]["members"][0]["address"] = stale.0.into();
+    a.push(&topology);
+    assert!(a.try_write(b"k", Some(b"v"), None));
+    b.push(&topology);
+    b.wait_streaming();
+    assert_eq!(b.get(b"k").as_deref(), Some(&b"v"[..]));
+    // Only another member there: it is told apart, and said.
+    topology.epoch = 2;
+    topology.shards[0]["members"][0]["host"] = stale.0.into();
+    b.push(&topology);
+    let says = "127.0.0.2 is member \"m-9-9\", not \"m-0-0\"";
+    wait_until("it says whom it met", || {
+        b.state().sync.error.contains(says)
+    });
+}

@@ -38,7 +38,7 @@ pub struct Member {
     /// What clients are told.
     #[serde(default)]
     pub host: String,
-    /// What nodes dial; falls back to `host`.
+    /// What nodes dial first, as names of new pods take time to spread; then `host`, as an address changes with its pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     #[serde(default)]
@@ -48,13 +48,11 @@ pub struct Member {
 }
 
 impl Member {
-    /// Where nodes reach its control port.
-    pub fn control_address(&self) -> (String, u16) {
-        let host = match &self.address {
-            Some(address) if !address.is_empty() => address,
-            _ => &self.host,
-        };
-        (host.clone(), self.control_port)
+    /// Where nodes reach its control port, the quickest first.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        let address = self.address.as_deref().filter(|a| !a.is_empty());
+        let host = Some(&*self.host).filter(|h| !h.is_empty() && address != Some(*h));
+        address.into_iter().chain(host)
     }
 }
 
@@ -417,7 +415,7 @@ pub(crate) mod tests {
         let owner = spaced.topology.owners();
         assert_eq!((owner[8191], owner[8192]), (Some(0), Some(1)));
         let m = &spaced.topology.members().next().unwrap().1;
-        assert_eq!(m.control_address(), ("10.0.0.1".into(), 7379));
+        assert!(m.hosts().eq(["10.0.0.1", "h00"]));
         assert_eq!(
             compact(r#"{ "a b\"": "c \\" , "d": 1 }"#),
             r#"{"a b\"":"c \\","d":1}"#

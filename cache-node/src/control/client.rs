@@ -9,9 +9,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::resp::{Reply, take_reply};
+use crate::cluster::state::NodeState;
+use crate::cluster::topology::Member;
 use crate::store::effect::write_command;
 
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// An authenticated connection.
@@ -27,6 +29,29 @@ fn late(what: &str, limit: Duration) -> io::Error {
 }
 
 impl Peer {
+    /// Connects to a member by its address or its name, whichever answers as that member: an address may be another pod's by now.
+    pub async fn reach(member: &Member, password: &[u8]) -> io::Result<Self> {
+        let mut failed = io::Error::other(format!("{} has no host in the topology", member.name));
+        for host in member.hosts() {
+            match Self::reach_at(host, member, password).await {
+                Ok(peer) => return Ok(peer),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    async fn reach_at(host: &str, member: &Member, password: &[u8]) -> io::Result<Self> {
+        let mut peer = Self::connect(&(host.to_owned(), member.control_port), password).await?;
+        let state = peer.ask_text(&[b"CACHE.NODE", b"HELLO"]).await?;
+        let state: NodeState = serde_json::from_str(&state.unwrap_or_default())?;
+        if state.member != member.name {
+            let text = format!("{host} is member {:?}, not {:?}", state.member, member.name);
+            return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+        }
+        Ok(peer)
+    }
+
     /// `address`: host and control port.
     pub async fn connect(address: &(String, u16), password: &[u8]) -> io::Result<Self> {
         let (host, port) = address;

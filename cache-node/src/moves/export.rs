@@ -154,7 +154,7 @@ async fn session(
     to: &Member,
     commands: &mut mpsc::Receiver<Command>,
 ) -> Result<(), Broken> {
-    let mut peer = Peer::connect(&to.control_address(), &cluster.password()?).await?;
+    let mut peer = Peer::reach(to, &cluster.password()?).await?;
     let request = ImportRequest {
         protocol: PROTOCOL,
         id: m.id.clone(),

@@ -54,7 +54,7 @@ pub async fn follow(cluster: Arc<Cluster>, primary: Member) {
 }
 
 async fn session(cluster: &Arc<Cluster>, primary: &Member) -> io::Result<std::convert::Infallible> {
-    let mut peer = Peer::connect(&primary.control_address(), &cluster.password()?).await?;
+    let mut peer = Peer::reach(primary, &cluster.password()?).await?;
     let request = serde_json::to_vec(&request(cluster)).map_err(io::Error::other)?;
     let full = match peer.ask(&[b"CACHE.NODE", b"SYNC", &request]).await? {
         Reply::Simple(word) if word == "CONTINUE" => false,
