@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::cluster::role::Role;
-use crate::cluster::state::SyncPhase;
+use crate::cluster::state::{NodeState, SyncPhase};
 use crate::cluster::topology::{Known, Member, with_new_primary};
 use crate::control::client::Peer;
 use crate::persist::datadir::read_topology;
@@ -184,6 +184,9 @@ async fn hand_over(cluster: &Arc<Cluster>) {
 async fn hand_over_to(cluster: &Arc<Cluster>, heir: &str) -> Result<(), String> {
     let known = cluster.known().ok_or("no topology")?;
     let shard = cluster.state().shard;
+    if is_stopping(cluster, &known, heir).await? {
+        return Err("it is stopping too".into());
+    }
     // Not in place of the operator's, whose topology may be stored by now.
     let pause = Duration::from_secs(5);
     cluster.handover(heir, pause, false).await?;
@@ -192,6 +195,18 @@ async fn hand_over_to(cluster: &Arc<Cluster>, heir: &str) -> Result<(), String> 
         cluster.resume();
     }
     told
+}
+
+/// Asks a member whether its process is about to end.
+async fn is_stopping(cluster: &Cluster, known: &Known, heir: &str) -> Result<bool, String> {
+    let (_, member) = known.topology.find(heir).ok_or("it is not listed")?;
+    let asked = async {
+        let mut peer = Peer::reach(member, &cluster.password()?).await?;
+        peer.ask_text(&[b"CACHE.NODE", b"HELLO"]).await
+    };
+    let state = asked.await.map_err(|e| e.to_string())?.unwrap_or_default();
+    let state: NodeState = serde_json::from_str(&state).map_err(|e| e.to_string())?;
+    Ok(state.stopping)
 }
 
 /// Writes are paused and the heir holds the whole log: makes it primary by a topology of our own. An error: it certainly is not.
@@ -238,19 +253,34 @@ async fn tell_all(
 
 async fn push(cluster: &Cluster, to: &Member, json: &str) -> io::Result<()> {
     let mut peer = Peer::reach(to, &cluster.password()?).await?;
+    set_topology(&mut peer, json).await
+}
+
+async fn set_topology(peer: &mut Peer, json: &str) -> io::Result<()> {
     peer.ask(&[b"CACHE.NODE", b"TOPOLOGY", b"SET", json.as_bytes()])
         .await
         .map(drop)
 }
 
-/// A push whose answer is lost may have been taken, so it is repeated until there is an answer.
+/// A push whose answer is lost may have been taken, so it is repeated until there is an answer. One that never left here was not.
 async fn push_until_taken(cluster: &Cluster, to: &Member, known: &Known) -> Result<(), String> {
+    let mut sent = false;
     loop {
-        match push(cluster, to, &known.json).await {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Other => return Err(error.to_string()),
-            Err(_) => sleep(Duration::from_millis(200)).await,
+        match Peer::reach(to, &cluster.password().map_err(|e| e.to_string())?).await {
+            Ok(mut peer) => {
+                sent = true;
+                match set_topology(&mut peer, &known.json).await {
+                    Ok(()) => return Ok(()),
+                    Err(e) if e.kind() == io::ErrorKind::Other => return Err(e.to_string()),
+                    Err(_) => {}
+                }
+            }
+            Err(error) if !sent && !candidates(cluster).contains(&to.name) => {
+                return Err(format!("it went away: {error}"));
+            }
+            Err(_) => {}
         }
+        sleep(Duration::from_millis(200)).await;
     }
 }
 

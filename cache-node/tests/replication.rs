@@ -435,3 +435,23 @@ fn an_address_that_is_another_members_by_now_falls_back_to_the_name() {
         b.state().sync.error.contains(says)
     });
 }
+
+/// All processes are told to stop at once: nobody is left to hand over to, and nobody waits for it.
+#[test]
+fn a_replica_that_is_stopping_too_is_no_heir() {
+    let (a, b) = primary_and_replica();
+    b.wait_streaming();
+    wait_until("it is synced", || {
+        a.state().replicas.iter().any(|r| r.synced)
+    });
+    let grace = Duration::from_secs(600);
+    b.block_on(cache_node::lifecycle::shutdown(&b.cluster, grace));
+    assert!(b.state().stopping);
+    // It would not return in this test's time if it paused for the heir.
+    a.block_on(cache_node::lifecycle::shutdown(&a.cluster, grace));
+    assert_eq!(
+        (a.state().role, b.state().role),
+        (Role::Primary, Role::Replica)
+    );
+    assert!(!a.state().writes_paused);
+}
