@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export CACHE_HOME
 STAGE := tests/stage
 
-.PHONY: help demo test lint crds images cluster cluster-down e2e clean
+.PHONY: help demo test lint bench crds images cluster cluster-down e2e clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ lint: ## Format, clippy and licences only
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/tools && tests/deny
+
+bench: ## cache-node beside Redis and Valkey: writes docs/benchmarks.md (QUICK=1: about two minutes)
+	tests/bench/run $(if $(QUICK),--quick)
 
 crds: ## Write the CRDs in crds/ and the chart from src/api
 	tests/chart/crds

@@ -113,7 +113,7 @@ impl Store {
         let (reaper, garbage) = mpsc::channel();
         Ok(Self {
             domains: (0..DOMAINS).map(|_| Locked::default()).collect(),
-            pages: Pages::new(0, budget.clone())?,
+            pages: Self::reserve_pages(&budget)?,
             budget,
             counters: Counters::default(),
             table_bytes: AtomicI64::new(0),
@@ -124,6 +124,25 @@ impl Store {
             reaper,
             garbage: parking_lot::Mutex::new(garbage),
         })
+    }
+
+    /// Reserves all addresses that references reach, or where the process may not have so many (`ulimit -v`, valgrind) as many as it may.
+    fn reserve_pages(budget: &Arc<Budget>) -> io::Result<Pages> {
+        const LEAST: u64 = 1 << 30;
+        let mut bytes = pages::REACH;
+        loop {
+            match Pages::new(bytes, budget.clone()) {
+                Err(_) if bytes > LEAST => bytes /= 2,
+                Ok(pages) if bytes < pages::REACH => {
+                    tracing::warn!(
+                        bytes,
+                        "not all addresses could be reserved: items end there, whatever the limit"
+                    );
+                    return Ok(pages);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Where a key lives.

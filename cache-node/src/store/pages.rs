@@ -25,6 +25,8 @@ pub const CHUNK_MIN: usize = PAGE / CHUNKS_MAX;
 /// The largest chunk; items beyond keep their value (and key) on the heap.
 pub const CHUNK_MAX: usize = PAGE / 4;
 const PAGES_LIMIT: usize = 1 << (32 - CHUNK_BITS);
+/// Bytes that references reach.
+pub const REACH: u64 = (PAGES_LIMIT * PAGE) as u64;
 const NO_CHUNK: u16 = u16::MAX;
 const NO_PAGE: u32 = u32::MAX;
 

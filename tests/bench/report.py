@@ -1,0 +1,106 @@
+"""Writes what was measured into docs/benchmarks.md, between its two marks, and draws docs/benchmarks.svg."""
+
+import servers
+
+PAGE = servers.ROOT / "docs/benchmarks.md"
+PICTURE = servers.ROOT / "docs/benchmarks.svg"
+BEGIN, END = "<!-- measured: begin (make bench) -->", "<!-- measured: end -->"
+TITLES = {"redis": "Redis", "valkey": "Valkey", "cache-node": "cache-node"}
+# Goals as parts of Redis's figure in the same run (user time in the second place).
+GOALS = {
+    "P1 GET": (10.4 / 12.6, None), "P1 SET": (10.6 / 12.0, None), "P16 GET": (0.85 / 1.97, 0.40 / 1.40),
+    "P16 SET": (1.0 / 2.26, None), "P64 GET": (0.50 / 1.46, None), "P64 SET": (0.60 / 1.70, None),
+}
+BYTES_GOAL = {False: 20, True: 24}
+
+
+def write(results):
+    text = PAGE.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise SystemExit(f"bench: {PAGE} has not the marks {BEGIN} and {END}")
+    parts = [conditions(results)]
+    parts += [make(results[name]) for name, make in (("cpu", cpu), ("memory", memory), ("instructions", instructions)) if name in results]
+    PAGE.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after)
+    if "cpu" in results:
+        PICTURE.write_text(picture(results["cpu"]["rows"]))
+    servers.say(f"wrote {PAGE.relative_to(servers.ROOT)}")
+
+
+def conditions(results):
+    c = results["conditions"]
+    versions = ", ".join(f"{TITLES[n]} {v}" if v else f"{TITLES[n]}: not to be had here" for n, v in c["versions"].items())
+    quick = [part for part in ("cpu", "memory", "instructions") if results.get(part, {}).get("quick")]
+    short = f" Short runs (`QUICK=1`): {', '.join(quick)}." if quick else ""
+    return f"{versions}. {c['cores']} cores, Linux {c['kernel']}.{short}\n"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def total(run):
+    return run["user"] + run["system"]
+
+
+def cpu(part):
+    rows = []
+    names = list(next(iter(part["rows"].values())))
+    for load, runs in part["rows"].items():
+        redis, ours = runs["redis"], runs["cache-node"]
+        cells = [f"{total(runs[n]):.2f} ({runs[n]['user']:.2f})" for n in names]
+        ratio, user_ratio = total(ours) / total(redis), ours["user"] / redis["user"]
+        goal, user_goal = GOALS.get(load, (None, None))
+        wanted = "" if goal is None else f"≤ {goal:.2f}" + (f" (≤ {user_goal:.2f})" if user_goal else "")
+        met = goal is not None and ratio <= goal and (user_goal is None or user_ratio <= user_goal)
+        rows.append([load, *cells, f"{ratio:.2f} ({user_ratio:.2f})", wanted, "" if goal is None else "met" if met else "missed"])
+    head = ["", *(TITLES[n] for n in names), "ours / Redis", "goal", ""]
+    return (f"### Processor seconds per million requests\n\nUser and system time, in brackets user time alone. Rounds: {part['rounds']}.\n\n"
+            + table(head, rows) + "\n![Processor time beside Redis's](benchmarks.svg)\n")
+
+
+def memory(part):
+    rows = []
+    for row in part["rows"]:
+        ours = row["server"] == "cache-node"
+        what = TITLES[row["server"]] + (f", {row['slots']:,} slots" if ours else "")
+        goal = f"≤ {BYTES_GOAL[row['ttl']]}" if ours else ""
+        met = "" if not ours else "met" if row["worst"] <= BYTES_GOAL[row["ttl"]] else "missed"
+        low = min(p[1] for p in row["points"])
+        rows.append([what, "TTL" if row["ttl"] else "no TTL", f"{row['worst']:.1f}", f"{row['at']:,}", f"{low:.1f}", goal, met])
+    first, last = (f"{row['points'][i][0]:,}" for row in part["rows"][-1:] for i in (0, -1))
+    return (f"### Bytes a key beyond key and value\n\nResident memory; keys of 16 bytes, values of 8; the worst over {first} to {last} keys in steps of 19 %.\n\n"
+            + table(["", "", "worst", "at keys", "best", "goal", ""], rows))
+
+
+def instructions(part):
+    loads = list(next(iter(part["rows"].values())))
+    rows = [[TITLES[name], *(f"{row[load]:,.0f}" for load in loads)] for name, row in part["rows"].items()]
+    return "### Instructions a request\n\nCounted by callgrind in user space, the whole process.\n\n" + table(["", *loads], rows)
+
+
+def picture(rows):
+    """Bars of processor time as a part of Redis's, with each goal as a line."""
+    loads = [load for load in rows if load in GOALS]
+    names = [n for n in ("redis", "valkey", "cache-node") if n in rows[loads[0]]]
+    colours = {"redis": "#b9b9b9", "valkey": "#7f9fc4", "cache-node": "#2f7d4f"}
+    left, top, bar, gap, width = 90, 40, 14, 14, 460
+    group = bar * len(names) + gap
+    height = top + group * len(loads) + 30
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 90} {height}" font-family="sans-serif" font-size="12">',
+           '<rect width="100%" height="100%" fill="#ffffff"/>',
+           f'<text x="{left}" y="20">Processor time a request, as a part of Redis\'s (shorter is better; line: goal)</text>']
+    for i, load in enumerate(loads):
+        y = top + group * i
+        out.append(f'<text x="{left - 8}" y="{y + bar * len(names) / 2 + 4}" text-anchor="end">{load}</text>')
+        for j, name in enumerate(names):
+            ratio = total(rows[load][name]) / total(rows[load]["redis"])
+            at = y + bar * j
+            length = min(ratio, 1.15) * width / 1.15
+            out.append(f'<rect x="{left}" y="{at}" width="{length:.1f}" height="{bar - 2}" fill="{colours[name]}"/>')
+            out.append(f'<text x="{left + length + 5:.1f}" y="{at + bar - 4}" font-size="10">{TITLES[name]} {ratio:.2f}</text>')
+        goal = left + GOALS[load][0] * width / 1.15
+        out.append(f'<line x1="{goal:.1f}" y1="{y - 3}" x2="{goal:.1f}" y2="{y + bar * len(names) + 1}" stroke="#c0392b" stroke-width="2"/>')
+    return "\n".join([*out, "</svg>"]) + "\n"
