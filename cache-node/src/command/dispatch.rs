@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::errors::{NO_AUTH, wrong_arity};
 use super::session::ReplyMode;
 use super::table::{Entry, Flags, TABLE};
-use super::{Context, Reason, Session, Stop};
+use super::{Context, Reason, Request, Session, Stop};
 use crate::metrics::stats::ThreadStats;
 use crate::node::Node;
 use crate::protocol::{Args, Output, Reply};
@@ -24,12 +24,13 @@ pub fn execute(
     node: &Node,
     stats: &ThreadStats,
     session: &mut Session,
-    args: Args<'_>,
+    request: Request<'_>,
     out: &mut Output,
     now_ms: u64,
 ) -> Outcome {
     let mark = out.mark();
-    let entry = match find(args) {
+    let args = request.args;
+    let entry = match request.entry.map_or_else(|| find(args), Ok) {
         Ok(entry) => entry,
         Err(Stop::Error(text)) => {
             stats.unknown_commands.add(1);
@@ -58,6 +59,7 @@ pub fn execute(
             reply: Reply { out, resp3 },
             stats,
             now_ms,
+            known: request.point.map(|point| (request.key(), point)),
             name: &entry.full_name,
         };
         (command.handler)(&mut context, args)
@@ -98,25 +100,28 @@ fn after_reply(session: &mut Session, out: &mut Output, mark: crate::protocol::o
     }
 }
 
-/// The row of a command, or of its subcommand.
+/// The row of a command, or of its subcommand, if there is one.
+pub fn look_up(args: Args<'_>) -> Option<&'static Entry> {
+    let entry = TABLE.find(args.get(0)?)?;
+    match args.get(1) {
+        Some(sub) if !entry.subcommands.is_empty() => TABLE.find_subcommand(entry, sub),
+        _ => Some(entry),
+    }
+}
+
+/// As [`look_up`], with an error for what there is not.
 pub fn find(args: Args<'_>) -> Result<&'static Entry, Stop> {
-    let Some(name) = args.get(0) else {
+    if let Some(entry) = look_up(args) {
+        return Ok(entry);
+    }
+    let (Some(name), Some(sub)) = (args.get(0), args.get(1)) else {
         return Err(unknown(args));
     };
-    let entry = TABLE.find(name).ok_or_else(|| unknown(args))?;
-    match args.get(1) {
-        Some(sub) if !entry.subcommands.is_empty() => {
-            TABLE.find_subcommand(entry, sub).ok_or_else(|| {
-                format!(
-                    "ERR unknown subcommand '{}'. Try {} HELP.",
-                    shown(sub, 128),
-                    shown(name, 128).to_uppercase()
-                )
-                .into()
-            })
-        }
-        _ => Ok(entry),
+    if TABLE.find(name).is_none() {
+        return Err(unknown(args));
     }
+    let (sub, name) = (shown(sub, 128), shown(name, 128).to_uppercase());
+    Err(format!("ERR unknown subcommand '{sub}'. Try {name} HELP.").into())
 }
 
 fn unknown(args: Args<'_>) -> Stop {

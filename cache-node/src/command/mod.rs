@@ -1,6 +1,7 @@
 //! Commands: one table of them, and a handler each, which decides on locked slots and writes a reply.
 
 mod access;
+mod ahead;
 mod client;
 mod cluster;
 mod config;
@@ -28,7 +29,9 @@ use std::borrow::Cow;
 use crate::metrics::stats::ThreadStats;
 use crate::node::Node;
 use crate::protocol::{Args, Reply};
+use crate::store::Point;
 
+pub use ahead::{Ahead, Request};
 pub use dispatch::{Outcome, execute};
 pub use info::info;
 pub use session::Session;
@@ -41,6 +44,8 @@ pub struct Context<'a> {
     pub stats: &'a ThreadStats,
     /// Unix milliseconds at the beginning of the batch.
     pub now_ms: u64,
+    /// The first key, if it was looked at before, and where it lives.
+    pub known: Option<(&'a [u8], Point)>,
     /// The command's full name, for errors: `client|list`.
     pub name: &'static str,
 }

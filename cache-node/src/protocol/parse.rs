@@ -103,6 +103,10 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
+    pub(super) fn new(bytes: &'a [u8], ranges: &'a [(usize, usize)]) -> Self {
+        Self { bytes, ranges }
+    }
+
     pub fn len(self) -> usize {
         self.ranges.len()
     }
@@ -143,6 +147,11 @@ impl Index<usize> for Args<'_> {
 }
 
 impl Parser {
+    /// Whether it is at the start of a frame, of which it has seen nothing.
+    pub fn is_at_start(&self) -> bool {
+        self.state == State::Start
+    }
+
     /// Goes on with the frame at the start of `input`.
     pub fn parse(&mut self, input: &[u8], authenticated: bool) -> Result<Progress, ProtocolError> {
         loop {

@@ -8,7 +8,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 
 use super::registry::flag;
-use crate::command::{Outcome, Reason, Session, execute};
+use crate::command::{Ahead, Outcome, Reason, Request, Session, execute};
 use crate::limits::{BUFFER_KEEP, COMMANDS_TURN, INPUT_MAX, OUTPUT_MAX, OUTPUT_PAUSE, READ_TURN};
 use crate::metrics::stats::ThreadStats;
 use crate::node::{Node, now_ms};
@@ -22,6 +22,31 @@ pub struct Tools<'t> {
     pub scratch: &'t mut Vec<u8>,
     /// An output for a connection that has nothing unsent, so that idle ones hold no memory.
     pub spare: &'t mut Output,
+    pub ahead: &'t mut Ahead,
+}
+
+/// What commands are executed with in a turn.
+struct Work<'t> {
+    node: &'t Node,
+    stats: &'t ThreadStats,
+    ahead: &'t mut Ahead,
+    now_ms: u64,
+    /// How many more may be executed in this turn.
+    commands: &'t mut usize,
+}
+
+impl Tools<'_> {
+    /// The buffer that was read into, and what its commands are executed with.
+    fn work<'w>(&'w mut self, now_ms: u64, commands: &'w mut usize) -> (&'w [u8], Work<'w>) {
+        let work = Work {
+            node: self.node,
+            stats: self.stats,
+            ahead: self.ahead,
+            now_ms,
+            commands,
+        };
+        (self.scratch, work)
+    }
 }
 
 /// What comes after a turn.
@@ -180,7 +205,7 @@ impl Connection {
             if self.session.close {
                 return Halt::Closing;
             }
-            let halt = self.execute_kept(tools, now_ms, commands);
+            let halt = self.execute_kept(&mut tools.work(now_ms, commands).1);
             if halt == Halt::OutputFull
                 && self.flush(tools.stats)
                 && self.output.pending() < OUTPUT_PAUSE
@@ -218,12 +243,12 @@ impl Connection {
     }
 
     /// Executes what was kept of earlier reads.
-    fn execute_kept(&mut self, tools: &Tools<'_>, now_ms: u64, commands: &mut usize) -> Halt {
+    fn execute_kept(&mut self, work: &mut Work<'_>) -> Halt {
         if self.input_start == self.input.len() {
             return Halt::NeedsInput;
         }
         let input = std::mem::take(&mut self.input);
-        let (used, halt) = self.execute(tools, &input[self.input_start..], now_ms, commands);
+        let (used, halt) = self.execute(work, &input[self.input_start..]);
         self.input = input;
         self.input_start += used;
         if self.input_start == self.input.len() {
@@ -242,14 +267,15 @@ impl Connection {
     /// Executes what was read into the thread's buffer, without copying it when nothing was kept; keeps what is left.
     fn execute_read(
         &mut self,
-        tools: &Tools<'_>,
+        tools: &mut Tools<'_>,
         count: usize,
         now_ms: u64,
         commands: &mut usize,
     ) -> Halt {
-        let read = &tools.scratch[..count];
+        let (scratch, mut work) = tools.work(now_ms, commands);
+        let read = &scratch[..count];
         if self.input.is_empty() {
-            let (used, halt) = self.execute(tools, read, now_ms, commands);
+            let (used, halt) = self.execute(&mut work, read);
             self.input.extend_from_slice(&read[used..]);
             return halt;
         }
@@ -261,76 +287,136 @@ impl Connection {
             return Halt::Abort;
         }
         self.input.extend_from_slice(read);
-        self.execute_kept(tools, now_ms, commands)
+        self.execute_kept(&mut work)
     }
 
     /// Executes the commands in `input` in order. Gives the bytes of those that are done, and why it stopped.
-    fn execute(
-        &mut self,
-        tools: &Tools<'_>,
-        input: &[u8],
-        now_ms: u64,
-        commands: &mut usize,
-    ) -> (usize, Halt) {
+    fn execute(&mut self, work: &mut Work<'_>, input: &[u8]) -> (usize, Halt) {
         let mut at = 0;
         loop {
-            if self.output.pending() >= OUTPUT_PAUSE {
-                return (at, Halt::OutputFull);
-            }
-            if *commands == 0 {
-                return (at, Halt::TurnOver);
-            }
-            let frame = &input[at..];
-            match self.parser.parse(frame, self.session.authenticated) {
-                Ok(Progress::Incomplete(_)) => return (at, Halt::NeedsInput),
-                Ok(Progress::Nothing(length)) => {
-                    self.parser.next_frame();
-                    at += length;
-                }
-                Ok(Progress::Command(length)) => {
-                    let args = self.parser.args(frame);
-                    if is_http(args.at(0)) {
-                        tracing::warn!(
-                            client = self.id(),
-                            "closed a connection that speaks HTTP: somebody may try to smuggle commands"
-                        );
-                        return (at, Halt::Abort);
-                    }
-                    let outcome = execute(
-                        tools.node,
-                        tools.stats,
-                        &mut self.session,
-                        args,
-                        &mut self.output,
-                        now_ms,
-                    );
-                    if let Outcome::Pending(reason) = outcome {
-                        return (at, Halt::Parked(reason));
-                    }
-                    *commands -= 1;
-                    self.parser.next_frame();
-                    at += length;
-                    if self.output.pending() > OUTPUT_MAX {
-                        tools.stats.output_closed.add(1);
-                        tracing::warn!(
-                            client = self.id(),
-                            "closed a connection: its replies are beyond {OUTPUT_MAX} bytes"
-                        );
-                        return (at, Halt::Abort);
-                    }
-                    if self.session.close {
-                        return (at, Halt::Closing);
-                    }
-                }
-                Err(error) => {
-                    let resp3 = self.session.resp3;
-                    let out = &mut self.output;
-                    Reply { out, resp3 }.error(&format!("ERR {error}"));
-                    self.session.close = true;
-                    return (input.len(), Halt::Closing);
-                }
+            // Before a password is given, each command is read under limits of its own.
+            let ahead = if self.session.authenticated && self.parser.is_at_start() {
+                let store = &work.node.store;
+                work.ahead.read(store, input, at, self.parser.bulk_max)
+            } else {
+                0
+            };
+            let halt = if ahead > 0 {
+                self.execute_ahead(work, input, ahead, &mut at)
+            } else {
+                self.execute_next(work, input, &mut at)
+            };
+            if let Some(halt) = halt {
+                return (at, halt);
             }
         }
+    }
+
+    /// Executes what was read ahead.
+    fn execute_ahead(
+        &mut self,
+        work: &mut Work<'_>,
+        input: &[u8],
+        count: usize,
+        at: &mut usize,
+    ) -> Option<Halt> {
+        for i in 0..count {
+            let halt = self.barred(work);
+            if halt.is_some() {
+                return halt;
+            }
+            let request = work.ahead.request(input, i);
+            let end = work.ahead.span(i).1;
+            let halt = self.execute_one(work.node, work.stats, request, work.now_ms);
+            if matches!(halt, Some(Halt::Parked(_))) {
+                return halt;
+            }
+            *work.commands -= 1;
+            *at = end;
+            if halt.is_some() {
+                return halt;
+            }
+            if !self.session.authenticated {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Reads and executes one command, of which only a part may be there.
+    fn execute_next(&mut self, work: &mut Work<'_>, input: &[u8], at: &mut usize) -> Option<Halt> {
+        let halt = self.barred(work);
+        if halt.is_some() {
+            return halt;
+        }
+        let frame = &input[*at..];
+        match self.parser.parse(frame, self.session.authenticated) {
+            Ok(Progress::Incomplete(_)) => Some(Halt::NeedsInput),
+            Ok(Progress::Nothing(length)) => {
+                self.parser.next_frame();
+                *at += length;
+                None
+            }
+            Ok(Progress::Command(length)) => {
+                let parser = std::mem::take(&mut self.parser);
+                let request = Request::new(parser.args(frame));
+                let halt = self.execute_one(work.node, work.stats, request, work.now_ms);
+                self.parser = parser;
+                if matches!(halt, Some(Halt::Parked(_))) {
+                    return halt;
+                }
+                *work.commands -= 1;
+                self.parser.next_frame();
+                *at += length;
+                halt
+            }
+            Err(error) => {
+                let resp3 = self.session.resp3;
+                let out = &mut self.output;
+                Reply { out, resp3 }.error(&format!("ERR {error}"));
+                self.session.close = true;
+                *at = input.len();
+                Some(Halt::Closing)
+            }
+        }
+    }
+
+    /// Why no command may be executed now, whatever it is.
+    fn barred(&self, work: &Work<'_>) -> Option<Halt> {
+        if self.output.pending() >= OUTPUT_PAUSE {
+            return Some(Halt::OutputFull);
+        }
+        (*work.commands == 0).then_some(Halt::TurnOver)
+    }
+
+    /// Executes one command. Gives why none may follow. A parked one has changed nothing.
+    fn execute_one(
+        &mut self,
+        node: &Node,
+        stats: &ThreadStats,
+        request: Request<'_>,
+        now_ms: u64,
+    ) -> Option<Halt> {
+        if request.entry.is_none() && is_http(request.args.at(0)) {
+            tracing::warn!(
+                client = self.id(),
+                "closed a connection that speaks HTTP: somebody may try to smuggle commands"
+            );
+            return Some(Halt::Abort);
+        }
+        let (session, output) = (&mut self.session, &mut self.output);
+        if let Outcome::Pending(reason) = execute(node, stats, session, request, output, now_ms) {
+            return Some(Halt::Parked(reason));
+        }
+        if self.output.pending() > OUTPUT_MAX {
+            stats.output_closed.add(1);
+            tracing::warn!(
+                client = self.id(),
+                "closed a connection: its replies are beyond {OUTPUT_MAX} bytes"
+            );
+            return Some(Halt::Abort);
+        }
+        self.session.close.then_some(Halt::Closing)
     }
 
     /// Sends what the socket takes. False: the connection is broken.

@@ -13,7 +13,7 @@ use slab::Slab;
 
 use super::connection::{Connection, Tools, Turn};
 use super::registry::Client;
-use crate::command::{Reason, Session};
+use crate::command::{Ahead, Reason, Session};
 use crate::limits::{DRAIN_MS, READ_MAX};
 use crate::metrics::stats::ThreadStats;
 use crate::node::{Node, now_ms};
@@ -48,6 +48,7 @@ pub struct Thread {
     ready: VecDeque<usize>,
     scratch: Vec<u8>,
     spare: Output,
+    ahead: Ahead,
     /// Kills that were looked at.
     kills: u64,
     /// When a stopping thread closes what is left.
@@ -71,6 +72,7 @@ impl Thread {
             ready: VecDeque::new(),
             scratch: vec![0; READ_MAX],
             spare: Output::default(),
+            ahead: Ahead::default(),
             kills: 0,
             deadline: None,
         })
@@ -190,6 +192,7 @@ impl Thread {
                 stats: &self.stats,
                 scratch: &mut self.scratch,
                 spare: &mut self.spare,
+                ahead: &mut self.ahead,
             };
             match connection.turn(&mut tools) {
                 Turn::Wait => {}

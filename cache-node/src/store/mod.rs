@@ -6,6 +6,7 @@ mod guard;
 mod item;
 mod pages;
 pub mod point;
+mod prefetch;
 mod segment;
 mod snapshot;
 mod table;

@@ -228,6 +228,19 @@ impl Segment {
         Some((Place::Extra(extra as u32), Ref(self.extra[extra])))
     }
 
+    /// Where the bucket of a hash lies, to be fetched.
+    pub fn bucket_line(&self, hash: u64) -> Option<*const u8> {
+        let bucket = self.buckets.get(self.bucket_of(hash >> 16))?;
+        Some(std::ptr::from_ref(bucket).cast())
+    }
+
+    /// The first reference in the bucket of a hash whose tag matches.
+    pub fn likely(&self, hash: u64) -> Option<Ref> {
+        let bucket = self.buckets.get(self.bucket_of(hash >> 16))?;
+        let bits = bucket.matches(hash as u8);
+        (bits != 0).then(|| Ref(bucket.refs[bits.trailing_zeros() as usize]))
+    }
+
     fn pick(
         bucket: &Bucket,
         number: usize,

@@ -61,6 +61,24 @@ impl Table {
         Some((spot, at))
     }
 
+    /// Where the segment of a hash lies, to be fetched.
+    pub fn segment_line(&self, hash: u64) -> Option<*const u8> {
+        let segment = self.segments.get(self.segment_index(hash >> 16))?;
+        Some(std::ptr::from_ref(segment).cast())
+    }
+
+    /// Where the bucket of a hash lies, to be fetched.
+    pub fn bucket_line(&self, hash: u64) -> Option<*const u8> {
+        let segment = self.segments.get(self.segment_index(hash >> 16))?;
+        segment.bucket_line(hash)
+    }
+
+    /// The first reference in the bucket of a hash that may be its item, by the tag.
+    pub fn likely(&self, hash: u64) -> Option<Ref> {
+        let segment = self.segments.get(self.segment_index(hash >> 16))?;
+        segment.likely(hash)
+    }
+
     pub fn replace(&mut self, spot: Spot, at: Ref) {
         self.segments[spot.segment as usize].replace(spot.place, at);
     }

@@ -1,6 +1,6 @@
 //! What connections may and may not do.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use cache_node::store::SlotState;
@@ -239,6 +239,56 @@ fn commands_come_in_any_pieces() {
     }
     let texts: Vec<String> = (0..3).map(|_| client.reply().unwrap().text()).collect();
     assert_eq!(texts, ["+OK", ":200000", "+PONG"]);
+}
+
+#[test]
+fn a_pipeline_cut_anywhere_is_answered_the_same() {
+    let node = TestNode::start();
+    let mut client = node.client();
+    let mut bytes = commands(&["SET a 1", "INCR a", "NOSUCH a", "GET"]);
+    bytes.extend_from_slice(b"GET a\r\n*0\r\n");
+    bytes.extend(commands(&[
+        "CLIENT REPLY SKIP",
+        "GET a",
+        "APPEND a x",
+        "DEL a",
+    ]));
+    let expected =
+        b"+OK\r\n:2\r\n-ERR unknown command 'NOSUCH', with args beginning with: 'a' \r\n\
+        -ERR wrong number of arguments for 'get' command\r\n$1\r\n2\r\n:2\r\n:1\r\n";
+    for cut in 0..=bytes.len() {
+        client.send(&bytes[..cut]);
+        client.send(&bytes[cut..]);
+        let mut received = vec![0; expected.len()];
+        client.stream.read_exact(&mut received).unwrap();
+        assert_eq!(
+            received,
+            expected,
+            "cut at {cut}: {}",
+            received.escape_ascii()
+        );
+    }
+}
+
+#[test]
+fn what_follows_a_reset_in_a_pipeline_is_a_strangers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    std::fs::write(&path, "one\n").unwrap();
+    let node = TestNode::with(|config| config.password_file = Some(path.clone()));
+    let mut client = node.client();
+    assert_eq!(client.ask("AUTH one").text(), "+OK");
+    client.send(&commands(&[
+        "SET a 1",
+        "RESET",
+        "GET a",
+        "DEL 1 2 3 4 5 6 7 8 9 10 11",
+    ]));
+    assert_eq!(
+        client.rest().escape_ascii().to_string(),
+        "+OK\\r\\n+RESET\\r\\n-NOAUTH Authentication required.\\r\\n\
+         -ERR Protocol error: unauthenticated multibulk length\\r\\n"
+    );
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! Commands read ahead of their execution: their rows of the table, where their keys live, and what they will touch fetched from memory.
+
+use super::dispatch::look_up;
+use super::table::Entry;
+use crate::limits::COMMANDS_AHEAD;
+use crate::protocol::{Args, Frames};
+use crate::store::{Point, Store};
+
+/// A command to be executed, with what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    pub args: Args<'a>,
+    /// Its row; None: not looked for, or not there.
+    pub entry: Option<&'static Entry>,
+    /// Where its first key lives.
+    pub point: Option<Point>,
+}
+
+impl<'a> Request<'a> {
+    /// A command of which nothing but its row is looked for.
+    pub fn new(args: Args<'a>) -> Self {
+        Self {
+            args,
+            entry: look_up(args),
+            point: None,
+        }
+    }
+
+    /// Its first key, if it has one.
+    pub fn key(&self) -> &'a [u8] {
+        let first = self.entry.map_or(0, |e| e.command.keys.first);
+        self.args.get(first as usize).unwrap_or_default()
+    }
+}
+
+/// See the module's text. Kept by a thread, to be used again.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    frames: Frames,
+    found: Vec<(Option<&'static Entry>, Option<Point>)>,
+    points: Vec<Point>,
+}
+
+impl Ahead {
+    /// Reads the commands from `at` on, up to a limit, and fetches what their first keys name. Gives how many there are.
+    pub fn read(&mut self, store: &Store, input: &[u8], at: usize, bulk_max: usize) -> usize {
+        let count = self.frames.read(input, at, COMMANDS_AHEAD, bulk_max);
+        self.found.clear();
+        self.points.clear();
+        for i in 0..count {
+            let request = Request::new(self.frames.args(input, i));
+            let has_key = request.entry.is_some_and(|e| e.command.keys.first > 0);
+            let point = has_key.then(|| store.point(request.key()));
+            self.points.extend(point);
+            self.found.push((request.entry, point));
+        }
+        // A single one would wait for memory here as long as there.
+        if self.points.len() > 1 {
+            store.prefetch(&self.points);
+        }
+        count
+    }
+
+    /// Where a command starts and ends in the input.
+    pub fn span(&self, i: usize) -> (usize, usize) {
+        self.frames.span(i)
+    }
+
+    /// A command, given the input that it was read from.
+    pub fn request<'a>(&'a self, input: &'a [u8], i: usize) -> Request<'a> {
+        let (entry, point) = self.found[i];
+        Request {
+            args: self.frames.args(input, i),
+            entry,
+            point,
+        }
+    }
+}
