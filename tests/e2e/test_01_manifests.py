@@ -5,7 +5,7 @@ import copy
 import pytest
 import yaml
 
-from lib import kube
+from lib import kube, settings
 from lib.cache import Cache
 from lib.kube import Failed, kubectl
 
@@ -94,6 +94,30 @@ def test_wrong_manifests_are_refused_with_the_mend(teams, manifest, path, value,
         dry_run(changed(manifest, path, value))
     for fragment in says:
         assert fragment in str(refusal.value)
+
+
+def documents(folder):
+    """Each document of each file, with the file's first lines."""
+    found = []
+    for file in sorted((settings.ROOT / folder).glob("*.yaml")):
+        text = file.read_text()
+        found += [pytest.param(text, d, id=f"{file.stem}-{n}") for n, d in enumerate(yaml.safe_load_all(text))]
+    return found
+
+
+@pytest.mark.parametrize("text,document", documents("examples"))
+def test_the_examples_are_accepted(teams, text, document):
+    dry_run({**document, "metadata": {**document["metadata"], "namespace": "team-a"}})
+
+
+@pytest.mark.parametrize("text,document", documents("tests/plan/invalid"))
+def test_what_the_rules_are_tested_with_is_refused_by_the_api_server_too(teams, text, document):
+    """The plan's tests judge these files by our own reading of the schema: the API server reads them the same."""
+    by, message = (line.split(": ", 1)[1] for line in text.splitlines()[:2])
+    with pytest.raises(Failed) as refusal:
+        dry_run({**document, "metadata": {**document["metadata"], "namespace": "team-a"}})
+    # The schema's refusals are in the API server's own words; the rules' messages are ours.
+    assert by != "rule" or message in str(refusal.value)
 
 
 def test_what_cannot_change_says_so(teams):

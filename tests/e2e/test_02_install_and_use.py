@@ -1,5 +1,7 @@
 """Install by Helm, apply, Ready; clients write 100,000 keys, and each is verified by value."""
 
+import json
+import os
 import re
 import subprocess
 
@@ -67,39 +69,49 @@ def test_two_cluster_clients_write_and_each_key_is_verified(caches):
         assert client.get("py:1") is None
 
 
+def redis_cli(host, *args, password=None):
+    env = {**os.environ, **({"REDISCLI_AUTH": password} if password else {})}
+    return subprocess.run(["redis-cli", "--no-auth-warning", "-h", host, *args], capture_output=True, text=True, timeout=20, env=env)
+
+
 def test_redis_cli_follows_the_cluster(caches):
     for cache in caches:
         for i in range(20):
             for command, answer in ((["set", f"cli:{i}", str(i)], "OK"), (["get", f"cli:{i}"], str(i))):
-                done = subprocess.run(
-                    ["redis-cli", "-c", "-h", cache.host, "--no-auth-warning", "-a", cache.password(), *command],
-                    capture_output=True, text=True, timeout=20,
-                )  # fmt: skip
+                done = redis_cli(cache.host, "-c", *command, password=cache.password())
                 assert done.stdout.strip() == answer, done
 
 
 def test_a_pod_reaches_it_by_name(caches):
     a, _ = caches
-    auth, hello = a.password(), "*1\\r\\n$4\\r\\nPING\\r\\n"
-    script = f"printf '*2\\r\\n$4\\r\\nAUTH\\r\\n${len(auth)}\\r\\n{auth}\\r\\n{hello}*1\\r\\n$4\\r\\nQUIT\\r\\n' | nc -w 5 {a.name}.{a.ns} 6379"
-    kube.apply({
+    # What a cluster client does: a key, the MOVED with the owner's name, the key there.
+    script = f"""
+ask() {{ host=$1; shift; printf 'AUTH %s\\r\\n%s\\r\\nQUIT\\r\\n' "$PASSWORD" "$*" | nc -w 5 "$host" 6379 | sed -n 2p | tr -d '\\r'; }}
+for i in 1 2 3 4 5 6 7 8; do
+  answer=$(ask {a.name}.{a.ns} SET app:$i $i)
+  case $answer in -MOVED*) to=${{answer##* }}; answer=$(ask ${{to%:*}} SET app:$i $i); echo moved ;; esac
+  echo "$answer"
+done"""
+    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "app", "namespace": "team-b"}, "stringData": {"password": a.password()}}, {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app", "namespace": "team-b"},
-        "spec": {"restartPolicy": "Never", "containers": [{"name": "app", "image": settings.SHELL_IMAGE, "command": ["/bin/sh", "-c", script]}]},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "app", "image": settings.SHELL_IMAGE, "command": ["/bin/sh", "-c", script], "env": [{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "app", "key": "password"}}}]}]},
     })  # fmt: skip
     try:
         done = wait("the pod ends", 60, lambda: (p := kube.get("pod", "app", "team-b")) and p["status"]["phase"] in ("Succeeded", "Failed") and p)
         assert done["status"]["phase"] == "Succeeded"
-        assert kubectl("logs", "app", "-n", "team-b").split() == ["+OK", "+PONG", "+OK"]
+        told = kubectl("logs", "app", "-n", "team-b").split()
+        assert told.count("+OK") == 8 and "moved" in told and set(told) == {"+OK", "moved"}, told
+        with a.client() as client:
+            assert [client.get(f"app:{i}") for i in range(1, 9)] == [b"%d" % i for i in range(1, 9)]
     finally:
-        kubectl("delete", "pod", "app", "-n", "team-b", "--wait=false")
+        kubectl("delete", "pod/app", "secret/app", "-n", "team-b", "--wait=false")
 
 
 def test_wrong_and_missing_passwords_are_refused(caches):
     for cache in caches:
         member = cache.members()[0]
         for password, says in (("wrong", "WRONGPASS"), (None, "NOAUTH")):
-            args = ["redis-cli", "-h", cache.member_host(member), "--no-auth-warning", *(["-a", password] if password else []), "get", "x"]
-            done = subprocess.run(args, capture_output=True, text=True, timeout=20)
+            done = redis_cli(cache.member_host(member), "get", "x", password=password)
             assert says in done.stdout + done.stderr
 
 
@@ -107,8 +119,23 @@ def test_describe_reads_like_a_story(caches):
     for cache in caches:
         told = kubectl("describe", "cache", cache.name, "-n", cache.ns)
         events = told[told.index("Events:") :]
-        assert len(re.findall(r"^\s+Normal\s", events, re.M)) >= 3, told
-        assert "Ready" in told and "Topology" in told
+        reasons = re.findall(r"^\s+Normal\s+(\w+)\s", events, re.M)
+        assert len(set(reasons)) >= 3 and "Ready" in reasons, told
+        # What was done names what it was done to.
+        assert any(m in events for m in cache.members()), told
+        for condition in ("Ready", "Progressing", "Degraded"):
+            assert re.search(rf"Type:\s+{condition}$", told, re.M), told
+
+
+def test_cachectl_tells_status_and_why(caches):
+    for cache in caches:
+        told = json.loads(kube.command(str(settings.CACHECTL), "status", "-n", cache.ns, cache.name, "-o", "json"))
+        assert cache.name in json.dumps(told) and cache.members()[0] in json.dumps(told)
+        status = kube.command(str(settings.CACHECTL), "status", "-n", cache.ns, cache.name)
+        for member in cache.members():
+            assert member in status, status
+        why = kube.command(str(settings.CACHECTL), "why", "-n", cache.ns, cache.name)
+        assert cache.name in why and "Ready" in why, why
 
 
 def test_your_own_secret_is_used_and_kept(teams):

@@ -35,13 +35,23 @@ def test_idle_means_lease_renewals_only(caches):
         uids = [c.pod_uids() for c in (*caches, third)]
         # Whatever the last change set off has settled once nothing but Lease renewals was seen for ten seconds.
         assert watch_until_quiet(10, deadline_s=90) is None
+        since = (settings.RUN / "audit.log").stat().st_size
         seen = watch_until_quiet(WATCHED_S, deadline_s=WATCHED_S)
         assert seen is None, f"while idle: {json.dumps(seen)}"
+        # The log does tell: the leader renewed its Lease all the while.
+        assert 10 <= renewals(since), renewals(since)
         assert [c.pod_uids() for c in (*caches, third)] == uids
         leases = kube.get("leases", ns=settings.SYSTEM)
         assert leases and leases[0]["spec"]["holderIdentity"]
     finally:
         kubectl("delete", "cache", "third", "-n", "team-b", timeout=90)
+
+
+def renewals(since):
+    with open(settings.RUN / "audit.log") as log:
+        log.seek(since)
+        whole = (line for line in log if line.endswith("\n"))
+        return sum(1 for e in requests(whole) if e["verb"] in ("update", "patch") and e["objectRef"]["resource"] == "leases")
 
 
 def watch_until_quiet(quiet_s, deadline_s):

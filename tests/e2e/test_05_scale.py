@@ -15,7 +15,7 @@ KEYS = 50_000
 
 
 class Reader(threading.Thread):
-    """redis-py reads beside redis-rs: an error that its cluster client raises fails the test."""
+    """redis-py reads and writes beside redis-rs: an error that its cluster client raises fails the test."""
 
     def __init__(self, cache, prefix):
         super().__init__(daemon=True)
@@ -26,6 +26,8 @@ class Reader(threading.Thread):
             with self.cache.client() as client:
                 while not self.done.is_set():
                     check(client, self.prefix, 2000)
+                    # Written again with the same values: MOVED and pauses meet writes too.
+                    fill(client, self.prefix, 2000)
                     self.reads += 2000
         except Exception as e:  # noqa: BLE001: raised by `finish`
             self.error = e

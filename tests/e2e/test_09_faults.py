@@ -71,6 +71,7 @@ def test_a_partitioned_node(caches):
             with faults.Beside(faults.unwell(caches[0])) as a, faults.Beside(faults.unwell(caches[1])) as b:
                 for cache, beside in ((caches[0], a), (caches[1], b)):
                     kube.wait(f"{cache} says that it is not well", 10, lambda: beside.seen)
+                    assert beside.seen[0][0] < 10, beside.seen
 
             def serves(cache):
                 with cache.client() as client:

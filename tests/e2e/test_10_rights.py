@@ -26,7 +26,6 @@ def test_an_application_runs_no_control_command(caches):
                     control.execute_command("CACHE.NODE", "HELLO")
 
 
-@pytest.mark.own_cluster(reason="it reads the API server's audit log")
 def test_rights_in_namespaces_suffice(caches):
     """With watchNamespaces there are Roles only; a Cache is made, changed and deleted under them."""
     small = Cache("team-b", "small", shards=1, replicas=1, memory="128Mi")

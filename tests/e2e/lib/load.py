@@ -1,17 +1,21 @@
 """The load program, cache-load, beside a test."""
 
 import json
+import os
 import subprocess
 import tempfile
 
 from . import kube, settings
 
 
+def environment(cache):
+    """The password is no argument: those are for all to see."""
+    return {**os.environ, "CACHE_LOAD_PASSWORD": cache.password()}
+
+
 def run(cache, *args, timeout=180):
     """Runs one of its commands to the end and answers its report, good or bad."""
-    done = kube.command(
-        str(settings.LOAD), "--seed", f"{cache.host}:6379", "--password", cache.password(), *args, check=False, timeout=timeout
-    )
+    done = kube.command(str(settings.LOAD), "--seed", f"{cache.host}:6379", *args, check=False, timeout=timeout, env=environment(cache))
     lines = done.stdout.strip().splitlines()
     assert lines, f"cache-load {args[0]} ended with {done.returncode}: {done.stderr}"
     return json.loads(lines[-1])
@@ -29,11 +33,12 @@ class Load:
         self.stop_file = f"{self.folder.name}/stop"
         self.process = subprocess.Popen(
             [
-                str(settings.LOAD), "--seed", f"{self.cache.host}:6379", "--password", self.cache.password(),
+                str(settings.LOAD), "--seed", f"{self.cache.host}:6379",
                 "run", "--until-file", self.stop_file, "--prefix", self.prefix, "--rate", str(self.rate),
             ],
             stdout=subprocess.PIPE,
             text=True,
+            env=environment(self.cache),
         )  # fmt: skip
         line = self.process.stdout.readline()
         assert json.loads(line or "{}").get("event") == "started", f"the load on {self.cache} did not start: {line!r}"

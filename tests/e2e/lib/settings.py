@@ -17,6 +17,7 @@ KEEP = bool(os.environ.get("E2E_KEEP"))
 
 CHART = ROOT / "charts/cache-operator"
 LOAD = TARGET / "debug/cache-load"
+CACHECTL = TARGET / "debug/cachectl"
 EVIDENCE = TARGET / "e2e"
 NODE_IMAGE = f"{REGISTRY}/cache-node:{VERSION}"
 NEXT_IMAGE = f"{REGISTRY}/cache-node:{VERSION}-next"
