@@ -12,7 +12,7 @@ help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: ## Build, then show a cache on this machine, without Kubernetes (ONCE=1: run through and exit)
-	cargo build --locked -p cache-node -p cachectl -p cache-operator
+	cargo build --locked -p cache-node -p cachectl
 	$(TARGET)/debug/cachectl demo examples/quickstart.yaml $(if $(ONCE),--once)
 
 test: ## Everything: format, lints, licences, tests, the chart, and end-to-end tests on a real cluster
@@ -42,11 +42,11 @@ bench: ## cache-node beside Redis and Valkey: writes docs/benchmarks.md (QUICK=1
 crds: ## Write the CRDs in crds/ and the chart from src/api
 	tests/chart/crds
 
-images: ## Build both images, and load them into the test cluster where it runs
+images: ## Build both images (PROFILE=release: optimized), and load them into the test cluster where it runs
 	images/build
-	@if [ -S "$(CACHE_HOME)/run/node-1/containerd.sock" ]; then tests/cluster/load-images $(TARGET)/images/cache-node.tar $(TARGET)/images/cache-operator.tar; fi
+	@. tests/cluster/env; if [ -e "$$RUN/complete" ] && alive "$$RUN/containerd-1.pid"; then tests/cluster/load-images $(TARGET)/images/cache-node.tar $(TARGET)/images/cache-operator.tar; fi
 
-cluster: ## Start a real three-node Kubernetes on this machine (root, Linux)
+cluster: ## Start a real three-node Kubernetes on this machine (root, Linux; the first time builds it in 10 to 15 minutes)
 	@tests/cluster/up 3
 
 cluster-down: ## Remove every trace of it
