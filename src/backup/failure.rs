@@ -99,6 +99,14 @@ impl Failure {
         }
     }
 
+    /// Names the endpoint where it is what cannot be reached: the message is all that a person sees.
+    pub(super) fn at(mut self, endpoint: Option<&str>) -> Self {
+        if let (Reason::EndpointUnreachable, Some(endpoint)) = (self.reason, endpoint) {
+            self.message = format!("{endpoint}: {}", self.message);
+        }
+        self
+    }
+
     /// Classifies what S3 answered, or that it did not.
     pub(super) fn storage<E>(what: &str, error: &SdkError<E, HttpResponse>) -> Self
     where
@@ -164,7 +172,9 @@ fn service_reason(code: Option<&str>, status: u16) -> Reason {
             | "InvalidToken"
             | "TokenRefreshRequired"
             | "NotSignedUp"
-            | "MissingSecurityHeader",
+            | "MissingSecurityHeader"
+            // versitygw's answer to an access key that it does not know.
+            | "XAdminUserNotFound",
         ) => Reason::WrongCredentials,
         Some("AccessDenied" | "AllAccessDisabled" | "AccountProblem") => Reason::AccessDenied,
         Some("NoSuchBucket") => Reason::BucketNotFound,
@@ -192,6 +202,7 @@ mod tests {
         for (code, status, reason) in [
             (Some("SignatureDoesNotMatch"), 403, Reason::WrongCredentials),
             (Some("InvalidAccessKeyId"), 403, Reason::WrongCredentials),
+            (Some("XAdminUserNotFound"), 404, Reason::WrongCredentials),
             (Some("AccessDenied"), 403, Reason::AccessDenied),
             (Some("NoSuchBucket"), 404, Reason::BucketNotFound),
             (Some("PermanentRedirect"), 301, Reason::WrongRegion),
@@ -219,5 +230,9 @@ mod tests {
             "writing to bucket \"b\": NoSuchBucket; create the bucket, or correct spec.storage.s3.bucket"
         );
         assert!(!failure.reason.is_transient());
+        let there = Some("http://s3.example:7070");
+        assert_eq!(failure.clone().at(there), failure);
+        let away = Failure::new(Reason::EndpointUnreachable, "beginning").at(there);
+        assert_eq!(away.message, "http://s3.example:7070: beginning");
     }
 }

@@ -59,7 +59,8 @@ async fn attempt(args: &BackupArgs) -> Result<Report, Failure> {
         snapshot: args.snapshot.clone(),
         progress: &|progress| log(&progress),
     };
-    let (manifest, location) = run(&backup, &cancel).await?;
+    let ran = run(&backup, &cancel).await;
+    let (manifest, location) = ran.map_err(|failure| failure.at(target.endpoint.as_deref()))?;
     Ok(Report::completed(&manifest, location.url()))
 }
 
