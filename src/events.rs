@@ -1,5 +1,7 @@
 //! Events: what users read under `kubectl describe`. Published in the background, so that a slow API server holds no reconcile up.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -21,8 +23,13 @@ pub struct Events {
 }
 
 impl Events {
-    /// Publishes while this process leads.
-    pub fn start(client: Client, identity: &str, leadership: Leadership) -> Events {
+    /// Publishes while this process leads; each within `timeout`, so that one that hangs does not silence the rest.
+    pub fn start(
+        client: Client,
+        identity: &str,
+        leadership: Leadership,
+        timeout: Duration,
+    ) -> Events {
         let reporter = Reporter {
             controller: MANAGER.into(),
             instance: Some(identity.into()),
@@ -34,8 +41,19 @@ impl Events {
                 if !leadership.may_write() {
                     continue;
                 }
-                if let Err(error) = recorder.publish(&event(&told), &about).await {
-                    tracing::debug!(%error, reason = told.reason, "event not published");
+                let event = event(&told);
+                match tokio::time::timeout(timeout, recorder.publish(&event, &about)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, reason = told.reason, "event not published");
+                    }
+                    Err(_) => {
+                        tracing::debug!(
+                            reason = told.reason,
+                            ?timeout,
+                            "event not published in time"
+                        );
+                    }
                 }
             }
         });

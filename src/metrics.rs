@@ -199,7 +199,75 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+
+    /// Type and labels of each family in docs/metrics.md's table of the operator.
+    fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let docs = include_str!("../docs/metrics.md");
+        let rows = docs
+            .lines()
+            .filter(|line| line.starts_with("| `cache_operator_"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            // Values follow a colon, up to the next label after a semicolon.
+            let labels = cells[3].split(';').map(|part| match part.split_once(':') {
+                Some((label, _)) => label.split('`').skip(1).step_by(2),
+                None => part.split('`').skip(1).step_by(2),
+            });
+            let labels = labels.flatten().map(String::from).collect();
+            let name = cells[1].trim_matches('`').to_string();
+            (name, (cells[2].to_string(), labels))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_docs_describe_each_metric_with_its_type_and_labels() {
+        let metrics = Metrics::new().unwrap();
+        // Named one by one, so that a new one cannot be left out here: a family is shown once it has a sample.
+        let Metrics {
+            registry,
+            reconciles: _,
+            reconcile_seconds: _,
+            steps,
+            leader: _,
+            undecodable,
+            watch_failures,
+            phase: _,
+            waiting: _,
+            epoch: _,
+            connected: _,
+            shown: _,
+        } = &metrics;
+        metrics.reconciled("cache", "done", Duration::from_millis(1));
+        steps.with_label_values(&["WriteTopology", "done"]).inc();
+        undecodable.with_label_values(&["Cache"]).set(1);
+        watch_failures.with_label_values(&["Pod"]).inc();
+        let key = CacheKey::new("team", "web");
+        let shown = Shown {
+            phase: "Ready".into(),
+            waiting: vec!["Syncing"],
+            ..Shown::default()
+        };
+        metrics.show(&key, shown);
+        let exposed: BTreeMap<_, _> = registry
+            .gather()
+            .iter()
+            .map(|family| {
+                let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+                let labels = family.get_metric()[0].get_label().iter();
+                let mut labels: BTreeSet<String> =
+                    labels.map(|label| label.name().to_string()).collect();
+                if kind == "histogram" {
+                    labels.insert("le".into());
+                }
+                (family.name().to_string(), (kind, labels))
+            })
+            .collect();
+        assert_eq!(exposed, documented());
+    }
 
     #[test]
     fn a_cache_shows_its_present_state_only() {

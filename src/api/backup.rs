@@ -15,6 +15,7 @@ use super::common::{CacheRef, Condition, SecretRef, Time};
     plural = "cachebackups",
     singular = "cachebackup",
     shortname = "cb",
+    category = "all",
     namespaced,
     status = "CacheBackupStatus",
     derive = "PartialEq",

@@ -165,6 +165,7 @@ pub struct Maintenance {
     #[x_kube(validation = Rule::new("self.matches('^[A-Za-z][A-Za-z0-9_+/-]*$')").message("timeZone is an IANA name, for example Europe/Berlin or UTC"))]
     pub time_zone: Option<String>,
     #[schemars(length(min = 1, max = 8))]
+    #[x_kube(validation = Rule::new("self.filter(t, has(t.rebalance)).size() <= 1").message("each task is named once: keep one rebalance, with the lowest thresholdPercent"))]
     pub tasks: Vec<MaintenanceTask>,
 }
 

@@ -1,9 +1,12 @@
 //! A backup run: a Job of this operator's own image. Secrets reach it as mounted files only.
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{
-    Container, LocalObjectReference, PodSpec, PodTemplateSpec, Volume,
+    Container, PodSpec, PodTemplateSpec, ResourceRequirements, Volume,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::labels::{Owner, backup_labels};
@@ -12,12 +15,17 @@ use super::stateful_set::{
 };
 use super::{PASSWORD_KEY, TOPOLOGY_KEY, control_secret_name};
 use crate::api::backup::S3;
+use crate::api::cache::PodSettings;
 
 const CONTROL_DIR: &str = "/etc/cache/control";
 const TOPOLOGY_DIR: &str = "/etc/cache/topology";
 const CREDENTIALS_DIR: &str = "/etc/cache/s3";
 /// A run that takes longer is stopped; the next begins anew.
 const DEADLINE_SECONDS: i64 = 6 * 3600;
+
+/// Three parts of 8 MiB each are in memory at a time, more only for a shard beyond 70 GiB; the rest is the program and TLS.
+const MEMORY_LIMIT: &str = "256Mi";
+const REQUESTS: [(&str, &str); 2] = [("cpu", "50m"), ("memory", "64Mi")];
 
 /// What a run needs to know.
 #[derive(Clone, Debug)]
@@ -31,7 +39,8 @@ pub struct BackupRunSpec<'a> {
     /// The operator's.
     pub image: &'a str,
     pub s3: &'a S3,
-    pub image_pull_secrets: &'a [LocalObjectReference],
+    /// The Cache's: a run goes where its members may.
+    pub pod: &'a PodSettings,
 }
 
 pub fn backup_job(run: &BackupRunSpec<'_>) -> Job {
@@ -57,8 +66,14 @@ pub fn backup_job(run: &BackupRunSpec<'_>) -> Job {
         // The result: src/backup/report.rs.
         termination_message_policy: Some("File".into()),
         volume_mounts: Some(mounts),
+        resources: Some(ResourceRequirements {
+            requests: Some(quantities(&REQUESTS)),
+            limits: Some(quantities(&[("memory", MEMORY_LIMIT)])),
+            ..ResourceRequirements::default()
+        }),
         ..Container::default()
     };
+    let place = run.pod;
     let pod = PodSpec {
         // Clouds hang the rights to the bucket on it, if no Secret holds them.
         service_account_name: Some(run.cache.into()),
@@ -66,8 +81,11 @@ pub fn backup_job(run: &BackupRunSpec<'_>) -> Job {
         enable_service_links: Some(false),
         restart_policy: Some("Never".into()),
         security_context: Some(pod_security()),
-        image_pull_secrets: (!run.image_pull_secrets.is_empty())
-            .then(|| run.image_pull_secrets.to_vec()),
+        node_selector: (!place.node_selector.is_empty()).then(|| place.node_selector.clone()),
+        tolerations: (!place.tolerations.is_empty()).then(|| place.tolerations.clone()),
+        priority_class_name: place.priority_class_name.clone(),
+        image_pull_secrets: (!place.image_pull_secrets.is_empty())
+            .then(|| place.image_pull_secrets.clone()),
         containers: vec![container],
         volumes: Some(volumes),
         ..PodSpec::default()
@@ -89,6 +107,11 @@ pub fn backup_job(run: &BackupRunSpec<'_>) -> Job {
         }),
         status: None,
     }
+}
+
+fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+    let quantity = |(name, value): &(&str, &str)| (name.to_string(), Quantity(value.to_string()));
+    pairs.iter().map(quantity).collect()
 }
 
 fn arguments(run: &BackupRunSpec<'_>) -> Vec<String> {

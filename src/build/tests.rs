@@ -295,6 +295,11 @@ fn a_backups_job_gets_its_secrets_as_files() {
         "forcePathStyle": true, "credentialsSecret": {"name": "keys"},
     }))
     .unwrap();
+    let pod: crate::api::cache::PodSettings = serde_json::from_value(json!({
+        "nodeSelector": {"kubernetes.io/os": "linux"}, "priorityClassName": "calm",
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}], "imagePullSecrets": [{"name": "pull"}],
+    }))
+    .unwrap();
     let run = BackupRunSpec {
         owner: Owner {
             kind: "CacheBackup",
@@ -307,7 +312,7 @@ fn a_backups_job_gets_its_secrets_as_files() {
         cache_uid: "u-1",
         image: "registry.example/cook:3",
         s3: &s3,
-        image_pull_secrets: &[],
+        pod: &pod,
     };
     let job = json_of(backup_job(&run));
     assert_eq!(job["metadata"]["name"], "weekly-17");
@@ -321,6 +326,13 @@ fn a_backups_job_gets_its_secrets_as_files() {
     assert_eq!(job["spec"]["backoffLimit"], 0);
     assert_eq!(pod["restartPolicy"], "Never");
     assert_eq!(pod["serviceAccountName"], "larder");
+    assert_eq!(pod["nodeSelector"]["kubernetes.io/os"], "linux");
+    assert_eq!(pod["tolerations"][0]["key"], "dedicated");
+    assert_eq!(pod["priorityClassName"], "calm");
+    assert_eq!(pod["imagePullSecrets"][0]["name"], "pull");
+    let resources = &pod["containers"][0]["resources"];
+    assert_eq!(resources["requests"]["memory"], "64Mi");
+    assert_eq!(resources["limits"], json!({"memory": "256Mi"}));
     // Not a member: no Service or budget may match it.
     let labels = &job["spec"]["template"]["metadata"]["labels"];
     assert_eq!(labels["app.kubernetes.io/component"], "backup");

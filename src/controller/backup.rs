@@ -30,6 +30,7 @@ const FAILURES_ASSUMED: u32 = 5;
 
 /// One turn of one CacheBackup.
 pub async fn turn(context: Arc<Context>, key: CacheKey) -> Option<Duration> {
+    context.show_undecodable();
     let found = context.stores.backups.get(&key.namespace, &key.name);
     let backup = match found.as_deref() {
         None => return None,
@@ -110,11 +111,7 @@ async fn carry_out(
     // The Job first: a crash after it is seen from the Job, a crash before it is made up for.
     if let (Some(name), Some(cache)) = (&plan.begin, cache) {
         let uid = cache.uid().unwrap_or_default();
-        let pull_secrets = cache
-            .spec
-            .pod
-            .as_ref()
-            .map(|pod| pod.image_pull_secrets.clone());
+        let pod = cache.spec.pod.clone().unwrap_or_default();
         let job = build::backup_job(&BackupRunSpec {
             owner: Owner {
                 kind: "CacheBackup",
@@ -127,7 +124,7 @@ async fn carry_out(
             cache_uid: &uid,
             image: &context.self_image,
             s3: &valid.s3,
-            image_pull_secrets: &pull_secrets.unwrap_or_default(),
+            pod: &pod,
         });
         context
             .writer

@@ -21,6 +21,7 @@ use crate::validate;
 
 /// One turn of one Cache. Answers when to come again without being asked; never for one that is gone.
 pub async fn turn(context: Arc<Context>, key: CacheKey) -> Option<Duration> {
+    context.show_undecodable();
     let found = context.stores.caches.get(&key.namespace, &key.name);
     let cache = match found.as_deref() {
         None => {
@@ -33,7 +34,6 @@ pub async fn turn(context: Arc<Context>, key: CacheKey) -> Option<Duration> {
             return None;
         }
     };
-    count_undecodable(&context);
     let begun = Instant::now();
     let platform = KubePlatform {
         context: context.clone(),
@@ -147,7 +147,6 @@ fn failed(platform: &KubePlatform, error: &Error) -> (&'static str, Option<Durat
 
 /// Such an object stalls nothing else, and says so where its owner looks.
 fn undecodable(context: &Context, guard: &DeserializeGuard<Cache>, error: &str) {
-    count_undecodable(context);
     tracing::warn!(
         cache = guard.name_any(),
         namespace = guard.namespace(),
@@ -160,11 +159,4 @@ fn undecodable(context: &Context, guard: &DeserializeGuard<Cache>, error: &str) 
         warning: true,
     };
     context.events.tell(&guard.object_ref(&()), told);
-}
-
-fn count_undecodable(context: &Context) {
-    let caches = context.stores.caches.all();
-    let count = caches.iter().filter(|guard| guard.0.is_err()).count();
-    let gauge = context.metrics.undecodable.with_label_values(&["Cache"]);
-    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
 }

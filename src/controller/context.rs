@@ -52,11 +52,25 @@ impl Context {
         with(memories.entry(key.clone()).or_default())
     }
 
+    /// Told with every turn, also of one that was deleted, as that may have been undecodable.
+    pub fn show_undecodable(&self) {
+        show_undecodable(&self.stores, &self.metrics);
+    }
+
     pub fn forget(&self, key: &CacheKey) {
         self.hub.forget(key);
         self.metrics.forget(key);
         let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         memories.remove(key);
+    }
+}
+
+fn show_undecodable(stores: &Stores, metrics: &Metrics) {
+    let caches = stores.caches.count(|guard| guard.0.is_err());
+    let backups = stores.backups.count(|guard| guard.0.is_err());
+    for (kind, count) in [("Cache", caches), ("CacheBackup", backups)] {
+        let gauge = metrics.undecodable.with_label_values(&[kind]);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
 
@@ -131,6 +145,32 @@ pub fn backoff(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Cache, CacheBackup};
+    use kube::core::DeserializeGuard;
+    use serde_json::json;
+
+    #[test]
+    fn undecodable_objects_of_both_kinds_are_counted_until_they_are_gone() {
+        let (stores, metrics) = (Stores::default(), Metrics::new().unwrap());
+        let bad = |kind: &str| {
+            json!({"apiVersion": "cache.clusterdb.io/v1alpha1", "kind": kind, "spec": {"shards": "three", "storage": 7},
+                   "metadata": {"name": "odd", "namespace": "n", "uid": kind, "resourceVersion": "1"}})
+        };
+        let cache: DeserializeGuard<Cache> = serde_json::from_value(bad("Cache")).unwrap();
+        let backup: DeserializeGuard<CacheBackup> =
+            serde_json::from_value(bad("CacheBackup")).unwrap();
+        stores.caches.put(cache.clone());
+        stores.backups.put(backup.clone());
+        let shown = |kind: &str| metrics.undecodable.with_label_values(&[kind]).get();
+        show_undecodable(&stores, &metrics);
+        assert_eq!((shown("Cache"), shown("CacheBackup")), (1, 1));
+        stores.backups.remove(&backup);
+        show_undecodable(&stores, &metrics);
+        assert_eq!((shown("Cache"), shown("CacheBackup")), (1, 0));
+        stores.caches.remove(&cache);
+        show_undecodable(&stores, &metrics);
+        assert_eq!((shown("Cache"), shown("CacheBackup")), (0, 0));
+    }
 
     #[test]
     fn patience_grows_with_failures_and_ends_with_success() {

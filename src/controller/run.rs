@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::node::Hub;
 use crate::observe::Stores;
 use crate::observe::stores::{Triggers, Watches};
-use crate::observe::watch::Readiness;
+use crate::observe::watch::{Readiness, WATCH_MAX};
 
 /// Backups that are looked at at the same time.
 const BACKUP_CONCURRENCY: usize = 4;
@@ -52,7 +52,12 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             client: client.clone(),
             timeout: args.api_timeout(),
         },
-        events: Events::start(client.clone(), &identity, leading.clone()),
+        events: Events::start(
+            client.clone(),
+            &identity,
+            leading.clone(),
+            args.api_timeout(),
+        ),
         stores,
         hub,
         metrics: metrics.clone(),
@@ -115,8 +120,8 @@ async fn client(args: &RunArgs) -> anyhow::Result<kube::Client> {
         .context("no Kubernetes: run inside a pod, or set KUBECONFIG")?;
     config.connect_timeout = Some(args.api_timeout());
     config.write_timeout = Some(args.api_timeout());
-    // Answers are waited for by each call itself; watches are open for minutes.
-    config.read_timeout = None;
+    // Answers are waited for by each call itself. Only a watch is open this long, and the API server ends it sooner: where not, the peer is gone.
+    config.read_timeout = Some(WATCH_MAX + args.api_timeout());
     kube::Client::try_from(config).context("the Kubernetes client cannot be made")
 }
 

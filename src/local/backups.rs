@@ -15,6 +15,7 @@ use crate::api::CacheBackup;
 use crate::api::backup::{
     BackupPhase, BackupRun, CacheBackupStatus, RunResult, SNAPSHOTS_MAX, Snapshot,
 };
+use crate::api::common::Condition;
 use crate::backup::{
     Backup, CacheIdentity, Cancel, Credentials, Failure, Location, Manifest, NodeSource, Progress,
     Reason, StaticKeys, StorageTarget, client, run,
@@ -256,6 +257,35 @@ fn after_run(
             status.phase = Some(BackupPhase::Failing);
         }
     }
+    status.conditions = vec![ready(&status, result)];
     status.last_run = Some(run);
     status
+}
+
+/// The condition as on Kubernetes.
+fn ready(before: &CacheBackupStatus, result: &Result<(Manifest, Location), Failure>) -> Condition {
+    let (status, reason, message) = match result {
+        Ok(_) => (
+            "True",
+            "SnapshotComplete".into(),
+            "the last snapshot is complete".into(),
+        ),
+        Err(failure) => (
+            "False",
+            format!("{:?}", failure.reason),
+            failure.message.clone(),
+        ),
+    };
+    let unchanged = before.conditions.iter().find(|c| c.status == status);
+    Condition {
+        type_: "Ready".into(),
+        status: status.into(),
+        reason,
+        message,
+        observed_generation: None,
+        last_transition_time: unchanged.map_or_else(
+            || Time(Timestamp::now()),
+            |condition| condition.last_transition_time.clone(),
+        ),
+    }
 }

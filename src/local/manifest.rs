@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 
 use crate::api::{Cache, CacheBackup};
+use crate::validate;
 
 /// The objects of a file, in its order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,6 +47,10 @@ fn parse(text: &str) -> anyhow::Result<Manifests> {
         bail!("there is no Cache in it");
     }
     for backup in &found.backups {
+        if let Err(invalid) = validate::backup(backup) {
+            let name = backup.metadata.name.as_deref().unwrap_or_default();
+            bail!("CacheBackup {name:?}: {invalid}");
+        }
         let wanted = &backup.spec.cache_ref.name;
         if !found
             .caches
@@ -143,11 +148,11 @@ mod tests {
     use super::*;
 
     const CACHE: &str = "kind: Cache\napiVersion: cache.clusterdb.io/v1alpha1\nmetadata: {name: main}\nspec: {shards: 3, resources: {limits: {memory: 1Gi}}}\n";
+    const BACKUP: &str = "---\nkind: CacheBackup\napiVersion: cache.clusterdb.io/v1alpha1\nmetadata: {name: daily}\nspec:\n  cacheRef: {name: main}\n  schedule: '0 2 * * *'\n  storage: {s3: {bucket: vault}}\n";
 
     #[test]
     fn documents_become_objects() {
-        let backup = "---\nkind: CacheBackup\napiVersion: cache.clusterdb.io/v1alpha1\nmetadata: {name: daily}\nspec:\n  cacheRef: {name: main}\n  storage: {s3: {bucket: vault}}\n";
-        let found = parse(&format!("{CACHE}{backup}---\n")).expect("objects");
+        let found = parse(&format!("{CACHE}{BACKUP}---\n")).expect("objects");
         assert_eq!((found.caches.len(), found.backups.len()), (1, 1));
         assert_eq!(found.caches[0].spec.shards, 3);
         assert_eq!(unused_fields(&found.caches[0]), Vec::<&str>::new());
@@ -162,6 +167,14 @@ mod tests {
                 "spec.resources.limits.memmory",
             ),
             (format!("{CACHE}---\nkind: Deployment\n"), "Deployment"),
+            (
+                format!("{CACHE}{}", BACKUP.replace("0 2 * * *", "0 25 * * *")),
+                "spec.schedule",
+            ),
+            (
+                format!("{CACHE}{}", BACKUP.replace("vault", "s3://vault")),
+                "spec.storage.s3.bucket",
+            ),
             ("shards: 3".to_string(), "kind"),
             (String::new(), "no Cache"),
         ] {

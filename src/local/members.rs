@@ -34,12 +34,6 @@ pub struct MemberFile {
     pub deleting: bool,
 }
 
-impl MemberFile {
-    pub fn control_address(&self) -> SocketAddr {
-        SocketAddr::new(LOOPBACK, self.control_port)
-    }
-}
-
 /// All entries of a Cache, by member.
 pub fn read_members(folder: &CacheFolder) -> anyhow::Result<BTreeMap<String, MemberFile>> {
     let entries = match std::fs::read_dir(folder.members()) {

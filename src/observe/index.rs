@@ -148,6 +148,12 @@ impl<K: Resource + ResourceExt> Index<K> {
         objects
     }
 
+    /// How many are so.
+    pub fn count(&self, is: impl Fn(&K) -> bool) -> usize {
+        let inner = self.read();
+        inner.objects.values().filter(|object| is(object)).count()
+    }
+
     pub fn all(&self) -> Vec<Arc<K>> {
         self.read().objects.values().cloned().collect()
     }

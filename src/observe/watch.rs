@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::Api;
@@ -14,6 +15,9 @@ use tokio::sync::watch;
 
 use super::index::Index;
 use crate::metrics::Metrics;
+
+/// A watch is asked to end, and is begun anew, after this long at most. kube allows no more than 294 seconds.
+pub const WATCH_MAX: Duration = Duration::from_secs(290);
 
 /// Which watches have delivered once.
 #[derive(Clone, Debug)]
@@ -68,7 +72,8 @@ where
     }
 
     async fn run(self, readiness: Readiness, changed: impl Fn(Option<&K>, &K)) {
-        let mut events = watcher(self.api.clone(), self.config.clone())
+        let seconds = u32::try_from(WATCH_MAX.as_secs()).unwrap_or(u32::MAX);
+        let mut events = watcher(self.api.clone(), self.config.clone().timeout(seconds))
             .default_backoff()
             .boxed();
         let mut listed: BTreeSet<String> = BTreeSet::new();

@@ -279,6 +279,37 @@ pub enum WaitReason {
 }
 
 impl WaitReason {
+    /// Every reason, in order.
+    pub fn all() -> impl Iterator<Item = WaitReason> {
+        std::iter::successors(Some(WaitReason::MembersStarting), |reason| reason.next())
+    }
+
+    /// Exhaustive, so that a new reason cannot be left out.
+    fn next(self) -> Option<WaitReason> {
+        use WaitReason::*;
+        Some(match self {
+            MembersStarting => MemberProblem,
+            MemberProblem => MemberUnreachable,
+            MemberUnreachable => PrimaryUnreachable,
+            PrimaryUnreachable => NoCandidate,
+            NoCandidate => ForeignData,
+            ForeignData => AdoptingTopology,
+            AdoptingTopology => PushRefused,
+            PushRefused => Syncing,
+            Syncing => MovingSlots,
+            MovingSlots => MoveFailed,
+            MoveFailed => NoRoom,
+            NoRoom => RollWaiting,
+            RollWaiting => RollStuck,
+            RollStuck => MemberStopping,
+            MemberStopping => SlotStats,
+            SlotStats => SecretMissing,
+            SecretMissing => Paused,
+            Paused => Deleting,
+            Deleting => return None,
+        })
+    }
+
     /// A condition's or metric's reason.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -386,7 +417,7 @@ impl fmt::Display for TopologyChange {
 }
 
 impl fmt::Display for Plan {
-    /// As golden scripts and `cachectl plan` show it.
+    /// As golden scripts and logs show it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.steps.is_empty() {
             writeln!(f, "nothing to do")?;

@@ -17,6 +17,23 @@ pub const PROGRESSING: &str = "Progressing";
 pub const DEGRADED: &str = "Degraded";
 pub const UPDATE_AVAILABLE: &str = "UpdateAvailable";
 
+/// Reasons of conditions beside those of [`crate::plan::WaitReason`] and of what steps tell.
+pub const REASONS: &[&str] = &[
+    "AsExpected",
+    "Creating",
+    "Deleting",
+    "InvalidSpec",
+    "MembersNotReady",
+    "NewerImage",
+    "Paused",
+    "Serving",
+    "Settled",
+    "SlotsUnserved",
+    "StepFailed",
+    "Stuck",
+    "Working",
+];
+
 /// A condition's status, reason and message.
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -283,5 +300,27 @@ impl Conditions<'_> {
     fn now(&self) -> Time {
         let seconds = i64::try_from(self.now_ms / 1000).unwrap_or(0);
         Time(Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The reasons that this file gives, as it is written.
+    #[test]
+    fn each_reason_is_listed() {
+        let source = include_str!("conditions.rs");
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        let mut given: Vec<&str> = code
+            .split("Finding::new(")
+            .skip(1)
+            .filter_map(|call| {
+                let (before, rest) = call.split_once('"')?;
+                let literal = before.trim().ends_with(',') && before.matches(',').count() == 1;
+                literal.then(|| rest.split('"').next())?
+            })
+            .collect();
+        given.sort_unstable();
+        given.dedup();
+        assert_eq!(given, super::REASONS);
     }
 }

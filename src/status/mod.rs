@@ -2,6 +2,8 @@
 
 mod conditions;
 
+pub use conditions::REASONS;
+
 use crate::api::cache::{CacheStatus, MemberStatus, Phase};
 use crate::api::names;
 use crate::api::topology::{Addressing, Topology};

@@ -1,5 +1,5 @@
-//! Manifests: the examples are valid by every rule, and each of `invalid/` is refused with a message that says the mend. The end-to-end tests apply
-//! the same files to a real API server.
+//! Manifests: the examples are valid by every rule, and each of `invalid/` is refused with a message that says the mend. Schema and rules are judged
+//! here as an API server would; the end-to-end tests have cases of their own for a real one.
 
 use std::fs;
 use std::path::Path;
