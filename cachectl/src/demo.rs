@@ -432,12 +432,14 @@ fn farewell(args: &Args, running: &Running, name: &str) -> anyhow::Result<()> {
         .split_once(':')
         .context("the endpoint has no port")?;
     let root = running.local.folder().root().display().to_string();
+    // Not installed as a rule: the commands work as they are printed.
+    let program = std::env::current_exe()?.display().to_string();
     anstream::println!("  It stays up until Ctrl-C. Try, in another terminal:");
     for command in [
         format!("redis-cli -c -h {host} -p {port} get demo:1"),
-        format!("cachectl status --local {root}"),
-        format!("cachectl why --local {root}"),
-        format!("cachectl local scale {name} --shards 2 --state-dir {root}"),
+        format!("{program} status --local {root}"),
+        format!("{program} why --local {root}"),
+        format!("{program} local scale {name} --shards 2 --state-dir {root}"),
     ] {
         anstream::println!("    {}", style::bold(command));
     }

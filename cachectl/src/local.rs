@@ -93,7 +93,7 @@ pub async fn run(command: Command) -> anyhow::Result<()> {
                 context: None,
                 local: Some(place.state_dir),
             };
-            crate::status(name.as_deref(), &from, None).await
+            crate::status::run(name.as_deref(), &from, None).await
         }
         Command::Backup { name, place } => backup(&running(&place)?, name).await,
     }

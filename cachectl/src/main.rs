@@ -6,6 +6,7 @@ mod local;
 mod progress;
 mod render;
 mod source;
+mod status;
 mod style;
 mod why;
 
@@ -69,7 +70,7 @@ pub struct From {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub enum Output {
     Json,
     Yaml,
 }
@@ -104,35 +105,11 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
-        Command::Status { name, from, output } => status(name.as_deref(), &from, output).await,
+        Command::Status { name, from, output } => status::run(name.as_deref(), &from, output).await,
         Command::Why { name, from } => why::run(name.as_deref(), &from).await,
         Command::Local { command } => local::run(command).await,
         Command::Demo(args) => demo::run(args).await,
     }
-}
-
-async fn status(name: Option<&str>, from: &From, output: Option<Output>) -> anyhow::Result<()> {
-    let found = source::Source::open(from).await?.caches(name).await?;
-    match output {
-        // One named object is that object; otherwise a list, even of one.
-        Some(Output::Json) if name.is_some() => {
-            anstream::println!("{}", serde_json::to_string_pretty(&found[0])?);
-        }
-        Some(Output::Json) => anstream::println!("{}", serde_json::to_string_pretty(&found)?),
-        Some(Output::Yaml) if name.is_some() => {
-            anstream::print!("{}", serde_yaml::to_string(&found[0])?)
-        }
-        Some(Output::Yaml) => anstream::print!("{}", serde_yaml::to_string(&found)?),
-        None => {
-            let now = jiff::Timestamp::now();
-            let shown: Vec<String> = found
-                .iter()
-                .map(|cache| render::status(cache, now))
-                .collect();
-            anstream::print!("{}", shown.join("\n"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

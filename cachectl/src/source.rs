@@ -1,12 +1,14 @@
 //! Where Caches and their events are read: a Kubernetes cluster, or a state directory of local mode.
 
 use anyhow::{Context, bail};
-use cache_operator::api::Cache;
-use cache_operator::local::{StateFolder, read_cache, read_events};
+use cache_operator::api::{Cache, CacheBackup};
+use cache_operator::local::{StateFolder, read_backup, read_cache, read_events};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 use kube::config::KubeConfigOptions;
-use kube::{Api, Client, Config, ResourceExt};
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 
 use crate::From;
 
@@ -14,6 +16,15 @@ pub enum Source {
     Cluster { client: Client, namespace: String },
     Local(StateFolder),
 }
+
+/// An object that is there and cannot be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    pub name: String,
+    pub error: String,
+}
+
+pub type Found<K> = Result<K, Unreadable>;
 
 /// Something that happened to a Cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,25 +68,10 @@ impl Source {
         })
     }
 
-    /// The named Cache, or all of the namespace; none is an error.
-    pub async fn caches(&self, name: Option<&str>) -> anyhow::Result<Vec<Cache>> {
-        let all = match self {
-            Source::Cluster { client, namespace } => {
-                let api: Api<Cache> = Api::namespaced(client.clone(), namespace);
-                let found = api.list(&ListParams::default()).await;
-                found
-                    .with_context(|| format!("reading Caches in namespace {namespace}"))?
-                    .items
-            }
-            Source::Local(folder) => {
-                let names = folder.cache_names()?;
-                names
-                    .iter()
-                    .map(|name| read_cache(&folder.cache(name)))
-                    .collect::<Result<_, _>>()?
-            }
-        };
+    /// The named Cache, or all of the namespace; none is an error, and so is a named one that cannot be read.
+    pub async fn caches(&self, name: Option<&str>) -> anyhow::Result<Vec<Found<Cache>>> {
         let Some(name) = name else {
+            let all = self.all_caches().await?;
             if all.is_empty() {
                 bail!(
                     "there is no Cache {}: apply one, for example examples/quickstart.yaml",
@@ -84,18 +80,69 @@ impl Source {
             }
             return Ok(all);
         };
-        let known: Vec<String> = all.iter().map(ResourceExt::name_any).collect();
-        match all.into_iter().find(|cache| cache.name_any() == name) {
-            Some(cache) => Ok(vec![cache]),
-            None if known.is_empty() => bail!(
+        if let Some(found) = self.cache(name).await? {
+            return Ok(vec![Ok(found)]);
+        }
+        let known: Vec<String> = self.all_caches().await?.iter().map(name_of).collect();
+        if known.is_empty() {
+            bail!(
                 "there is no Cache {name:?} {}, nor any other: look in other namespaces with -n",
                 self.place()
-            ),
-            None => bail!(
-                "there is no Cache {name:?} {}; there is {}",
-                self.place(),
-                known.join(", ")
-            ),
+            )
+        }
+        bail!(
+            "there is no Cache {name:?} {}; there is {}",
+            self.place(),
+            known.join(", ")
+        )
+    }
+
+    async fn cache(&self, name: &str) -> anyhow::Result<Option<Cache>> {
+        match self {
+            Source::Cluster { client, namespace } => {
+                let api: Api<Cache> = Api::namespaced(client.clone(), namespace);
+                let found = api.get_opt(name).await;
+                found.with_context(|| format!("reading Cache {name} in namespace {namespace}"))
+            }
+            Source::Local(folder) => {
+                match folder.cache_names()?.iter().any(|known| known == name) {
+                    true => read_cache(&folder.cache(name)).map(Some),
+                    false => Ok(None),
+                }
+            }
+        }
+    }
+
+    async fn all_caches(&self) -> anyhow::Result<Vec<Found<Cache>>> {
+        match self {
+            Source::Cluster { client, namespace } => guarded(client, namespace, "Caches").await,
+            Source::Local(folder) => {
+                let read = |name: &String| {
+                    read_cache(&folder.cache(name)).map_err(|error| Unreadable {
+                        name: name.clone(),
+                        error: format!("{error:#}"),
+                    })
+                };
+                Ok(folder.cache_names()?.iter().map(read).collect())
+            }
+        }
+    }
+
+    /// All CacheBackups, of whichever Cache.
+    pub async fn backups(&self) -> anyhow::Result<Vec<Found<CacheBackup>>> {
+        match self {
+            Source::Cluster { client, namespace } => {
+                guarded(client, namespace, "CacheBackups").await
+            }
+            Source::Local(folder) => {
+                let read = |name: &String| {
+                    read_backup(folder, name).map_err(|error| Unreadable {
+                        name: name.clone(),
+                        error: format!("{error:#}"),
+                    })
+                };
+                Ok(folder.backup_names()?.iter().map(read).collect())
+            }
         }
     }
 
@@ -136,6 +183,33 @@ impl Source {
         events.sort_by_key(|event| event.time);
         Ok(events)
     }
+}
+
+fn name_of(found: &Found<Cache>) -> String {
+    match found {
+        Ok(cache) => cache.name_any(),
+        Err(unreadable) => unreadable.name.clone(),
+    }
+}
+
+/// Lists a kind so that an object which cannot be decoded keeps no other from being shown.
+async fn guarded<K>(client: &Client, namespace: &str, what: &str) -> anyhow::Result<Vec<Found<K>>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api: Api<DeserializeGuard<K>> = Api::namespaced(client.clone(), namespace);
+    let found = api.list(&ListParams::default()).await;
+    let found = found.with_context(|| format!("reading {what} in namespace {namespace}"))?;
+    let each = |guard: DeserializeGuard<K>| {
+        guard.0.map_err(|invalid| Unreadable {
+            name: invalid.metadata.name.unwrap_or_default(),
+            error: invalid.error,
+        })
+    };
+    Ok(found.items.into_iter().map(each).collect())
 }
 
 fn happened(event: Event) -> Option<Happened> {

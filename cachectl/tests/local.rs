@@ -131,6 +131,8 @@ fn up_status_scale_backup_why_and_ctrl_c() {
     for word in [
         "main (local",
         "3/3 ready",
+        "BACKUP",
+        "daily",
         "main-2-1",
         "Replica",
         "127.0.0.1:2",

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use cache_operator::api::Cache;
+use cache_operator::api::{Cache, CacheBackup};
 use jiff::Timestamp;
 
-use super::{status, why};
-use crate::source::Happened;
+use super::{backups, status, unreadable, why};
+use crate::source::{Happened, Unreadable};
 
 const READY: &str = include_str!("golden/ready.yaml");
 const TROUBLE: &str = include_str!("golden/trouble.yaml");
+const BACKUPS: &str = include_str!("golden/backups.yaml");
 
 fn cache(text: &str) -> Cache {
     serde_yaml::from_str(text).expect("a Cache")
@@ -59,6 +60,33 @@ fn a_cache_in_trouble_while_it_scales() {
     ];
     compare("trouble.status.txt", &status(&cache(TROUBLE), now()));
     compare("trouble.why.txt", &why(&cache(TROUBLE), &events, now()));
+}
+
+#[test]
+fn a_paused_cache_with_a_newer_image_says_both() {
+    let mut paused = cache(READY);
+    let conditions = "[{type: Ready, status: 'True', reason: Serving, message: all slots are served, lastTransitionTime: '2026-11-21T11:00:00Z'}, \
+        {type: Progressing, status: 'False', reason: Paused, message: 'spec.paused is true: nothing is changed', lastTransitionTime: '2026-11-21T11:50:00Z'}, \
+        {type: UpdateAvailable, status: 'True', reason: NewerImage, message: this operator's image is x, lastTransitionTime: '2026-11-21T11:55:00Z'}]";
+    let status = paused.status.as_mut().expect("a status");
+    status.conditions = serde_yaml::from_str(conditions).expect("conditions");
+    compare("paused.why.txt", &why(&paused, &[], now()));
+}
+
+#[test]
+fn backups_of_a_cache() {
+    let all: Vec<CacheBackup> = serde_yaml::from_str(BACKUPS).expect("CacheBackups");
+    compare("backups.txt", &backups(&all, now()));
+    assert_eq!(backups(&[], now()), "");
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_a_line() {
+    let odd = Unreadable {
+        name: "odd".into(),
+        error: "invalid type: string \"three\", expected i32".into(),
+    };
+    compare("unreadable.txt", &unreadable("Cache", &odd));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::ago;
+use super::mends::mend;
 use super::status::is_good;
 use crate::source::Happened;
 use crate::style;
@@ -29,7 +30,7 @@ pub fn why(cache: &Cache, events: &[Happened], now: Timestamp) -> String {
     };
     headline(&mut out, &name, status, now);
     stale(&mut out, cache, status);
-    for condition in status.conditions.iter().filter(|c| !is_good(c)) {
+    for condition in status.conditions.iter().filter(|c| is_told(c)) {
         tell(&mut out, condition, now);
     }
     for member in status
@@ -72,15 +73,20 @@ pub fn why(cache: &Cache, events: &[Happened], now: Timestamp) -> String {
     out
 }
 
+/// A paused Cache does not progress, which is good of others.
+fn is_told(condition: &Condition) -> bool {
+    !is_good(condition) || condition.reason == "Paused"
+}
+
 fn headline(out: &mut String, name: &str, status: &CacheStatus, now: Timestamp) {
     match status.conditions.iter().find(|c| c.type_ == "Ready") {
         Some(ready) if ready.status == "True" => {
-            let rest = if status.conditions.iter().all(is_good) && status.pending_actions.is_empty()
-            {
-                "; nothing is waited for"
-            } else {
-                ""
-            };
+            let rest =
+                if !status.conditions.iter().any(is_told) && status.pending_actions.is_empty() {
+                    "; nothing is waited for"
+                } else {
+                    ""
+                };
             let since = ago(now, ready.last_transition_time.0);
             let _ = writeln!(out, "{name} is {} for {since}{rest}", style::good("Ready"));
         }
@@ -118,36 +124,4 @@ fn tell(out: &mut String, condition: &Condition, now: Timestamp) {
     if let Some(mend) = mend(&condition.reason) {
         let _ = writeln!(out, "    {} {mend}", style::warn("→"));
     }
-}
-
-/// What a person can do about a reason of the operator's (`WaitReason`), beyond what its message says.
-fn mend(reason: &str) -> Option<&'static str> {
-    Some(match reason {
-        "MembersStarting" => {
-            "nothing, unless it lasts: then see `kubectl describe pod` of the member"
-        }
-        "MemberProblem" => {
-            "see `kubectl describe pod` and `kubectl logs --previous` of the member that is named"
-        }
-        "MemberUnreachable" | "PrimaryUnreachable" => {
-            "see whether its node is Ready (`kubectl get nodes`) and whether a NetworkPolicy keeps the operator from port 7379"
-        }
-        "NoCandidate" => "bring one of the named members back; their copies are the only ones",
-        "ForeignData" => {
-            "the members hold another cluster's data: remove them, or restore the status they belong to"
-        }
-        "PushRefused" => {
-            "see the node's words above; a restart of that member with `kubectl delete pod` is safe if a replica is synced"
-        }
-        "NoRoom" => "raise spec.resources.limits.memory or spec.shards, or let keys expire",
-        "RollStuck" | "RollWaiting" => {
-            "correct spec (often spec.image); the roll goes on by itself from there"
-        }
-        "Paused" => "set spec.paused to false to let the operator act again",
-        "Invalid" | "InvalidSpec" => "correct the field that the message names",
-        "UpdateAvailable" => {
-            "allow it with `kubectl annotate cache <name> cache.clusterdb.io/update=once`"
-        }
-        _ => return None,
-    })
 }
