@@ -8,4 +8,5 @@ mod boundaries;
 mod faults;
 mod harness;
 mod load;
+mod maintenance;
 mod scale;

@@ -1,7 +1,6 @@
 //! The application port: threads that each run their connections to completion.
 
 mod acceptor;
-mod clock;
 mod connection;
 pub mod registry;
 mod socket;

@@ -20,6 +20,13 @@ pub use operator::OperatorSim;
 pub const TICK_MS: u64 = 500;
 pub const BAD_IMAGE: &str = "example/broken:1";
 
+/// An end of the first move under way; without one, the first or the last shard, which a scale out fills.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    Source,
+    Destination,
+}
+
 #[derive(Clone)]
 pub struct World {
     pub now_ms: u64,
@@ -37,6 +44,8 @@ pub struct World {
     pub operator: Option<OperatorSim>,
     /// The operator crashes at this boundary between two effects; counted from 0.
     pub crash_at: Option<usize>,
+    /// Whose primary's process dies in the same instant.
+    pub killed_with_operator: Option<End>,
     pub boundaries: usize,
     /// What clients were told is written: key, version.
     pub acknowledged: BTreeMap<u32, u64>,
@@ -63,6 +72,7 @@ impl World {
             cut: BTreeSet::new(),
             operator: None,
             crash_at: None,
+            killed_with_operator: None,
             boundaries: 0,
             acknowledged: BTreeMap::new(),
             bytes_per_key: 100,

@@ -258,6 +258,8 @@ impl World {
         node.sync = SyncState::Streaming;
         node.fresh = false;
         node.data.clone_from(&primary.data);
+        // What is imported is in the log too.
+        node.imports.clone_from(&primary.imports);
         (node.log_epoch, node.offset) = (primary.log_epoch, primary.offset);
     }
 
@@ -328,6 +330,21 @@ impl World {
             .collect();
         if let Some(destination) = self.node_mut(to) {
             destination.imports.insert(moving.id.clone(), data);
+        }
+    }
+
+    /// The destination acknowledges a seal once the replicas that follow it hold what was moved.
+    pub fn replicate_imports(&mut self, primary: &str) {
+        let Some(destination) = self.node(primary).cloned() else {
+            return;
+        };
+        let names: Vec<String> = self.pods.keys().cloned().collect();
+        for name in names {
+            if self.is_streaming_from(&name, &destination)
+                && let Some(replica) = self.node_mut(&name)
+            {
+                replica.imports.clone_from(&destination.imports);
+            }
         }
     }
 

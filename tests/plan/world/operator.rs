@@ -10,7 +10,7 @@ use cache_operator::plan::{
 };
 use rand::Rng;
 
-use super::{BAD_IMAGE, WorkloadSim, World};
+use super::{BAD_IMAGE, End, WorkloadSim, World};
 
 /// What an operator remembers between plans; a new one remembers nothing.
 #[derive(Clone, Debug, Default)]
@@ -207,9 +207,26 @@ impl World {
         if self.crash_at == Some(here) {
             self.note("fault: the operator crashes");
             self.start_operator();
+            let victim = self
+                .killed_with_operator
+                .and_then(|end| self.primary_at(end));
+            if let Some(victim) = victim {
+                self.kill_process(&victim);
+            }
             return Err(Aborted);
         }
         Ok(())
+    }
+
+    fn primary_at(&self, end: End) -> Option<String> {
+        let topology = self.stored.as_ref()?;
+        let shard = match (topology.moves.first(), end) {
+            (Some(moving), End::Source) => topology.shard(&moving.from)?,
+            (Some(moving), End::Destination) => topology.shard(&moving.to)?,
+            (None, End::Source) => topology.shards.first()?,
+            (None, End::Destination) => topology.shards.last()?,
+        };
+        Some(shard.primary()?.name.clone())
     }
 
     fn carry_out(&mut self, step: &Step) -> Result<(), Aborted> {
@@ -361,6 +378,7 @@ impl World {
             return Err(Aborted);
         }
         self.drain(primary, &to.name, moving);
+        self.replicate_imports(&to.name);
         let until = self.now_ms + timeout_ms;
         if let Some(node) = self.node_mut(primary) {
             node.sealed.insert(id.into(), until);
