@@ -25,6 +25,9 @@ pub const COMMANDS_TURN: usize = 1024;
 /// Commands that are read ahead of their execution at most, to fetch what they need from memory together.
 pub const COMMANDS_AHEAD: usize = 32;
 
+/// Connections that are received for together, to fetch what their commands need from memory together.
+pub const CONNECTIONS_TOGETHER: usize = 32;
+
 /// Bytes of replies beyond which a client's further commands wait until it has read some.
 pub const OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of replies beyond which a connection is closed: a single command has produced more than its client can take.

@@ -44,21 +44,41 @@ pub struct Ahead {
 impl Ahead {
     /// Reads the commands from `at` on, up to a limit, and fetches what their first keys name. Gives how many there are.
     pub fn read(&mut self, store: &Store, input: &[u8], at: usize, bulk_max: usize) -> usize {
-        let count = self.frames.read(input, at, COMMANDS_AHEAD, bulk_max);
+        self.clear();
+        self.add(store, input, at, COMMANDS_AHEAD, bulk_max);
+        self.fetch(store);
+        self.count()
+    }
+
+    pub fn clear(&mut self) {
+        self.frames.clear();
         self.found.clear();
         self.points.clear();
-        for i in 0..count {
+    }
+
+    /// How many commands there are.
+    pub fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Reads up to `max` commands from `at` on, after those that were read before.
+    pub fn add(&mut self, store: &Store, input: &[u8], at: usize, max: usize, bulk_max: usize) {
+        self.frames.read(input, at, max, bulk_max);
+        for i in self.count()..self.frames.count() {
             let request = Request::new(self.frames.args(input, i));
             let has_key = request.entry.is_some_and(|e| e.command.keys.first > 0);
             let point = has_key.then(|| store.point(request.key()));
             self.points.extend(point);
             self.found.push((request.entry, point));
         }
+    }
+
+    /// Fetches what the first keys of all commands name.
+    pub fn fetch(&self, store: &Store) {
         // A single one would wait for memory here as long as there.
         if self.points.len() > 1 {
             store.prefetch(&self.points);
         }
-        count
     }
 
     /// Where a command starts and ends in the input.

@@ -27,12 +27,17 @@ struct Frame {
 }
 
 impl Frames {
-    /// Reads up to `max` commands from `at` on, with arguments of up to `bulk_max` bytes. Gives how many there are.
-    pub fn read(&mut self, input: &[u8], at: usize, max: usize, bulk_max: usize) -> usize {
+    pub fn clear(&mut self) {
         self.frames.clear();
         self.ranges.clear();
+    }
+
+    /// Reads up to `max` commands from `at` on, with arguments of up to `bulk_max` bytes, and keeps them after those that were read before.
+    /// Gives how many there are.
+    pub fn read(&mut self, input: &[u8], at: usize, max: usize, bulk_max: usize) -> usize {
+        let before = self.frames.len();
         let mut start = at;
-        while self.frames.len() < max {
+        while self.frames.len() - before < max {
             let ranges = self.ranges.len();
             let Some(end) = command(input, start, bulk_max, &mut self.ranges) else {
                 self.ranges.truncate(ranges);
@@ -45,6 +50,11 @@ impl Frames {
             });
             start = end;
         }
+        self.frames.len() - before
+    }
+
+    /// How many commands are kept.
+    pub fn count(&self) -> usize {
         self.frames.len()
     }
 
@@ -143,6 +153,7 @@ mod tests {
         ];
         let mut frames = Frames::default();
         for (input, count) in table {
+            frames.clear();
             assert_eq!(
                 frames.read(input, 0, 32, BULK_MAX),
                 count,
@@ -151,9 +162,12 @@ mod tests {
             );
         }
         assert_eq!(frames.read(b"*1\r\n$4\r\nPING\r\n", 0, 32, 3), 0);
+        frames.clear();
         let three = b"*1\r\n$4\r\nPING\r\n".repeat(3);
         assert_eq!(frames.read(&three, 14, 1, BULK_MAX), 1);
-        assert_eq!(frames.span(0), (14, 28));
+        assert_eq!(frames.read(&three, 28, 9, BULK_MAX), 1);
+        assert_eq!((frames.span(0), frames.span(1)), ((14, 28), (28, 42)));
+        assert_eq!(words(frames.args(&three, 1)), [b"PING"]);
     }
 
     /// Whatever comes, it takes a prefix of what the parser takes, and of well-formed streams everything.

@@ -2,16 +2,16 @@
 
 use std::io::{ErrorKind, Read};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use mio::event::Event;
 use mio::net::TcpStream;
 
+use super::clock::Clock;
 use super::registry::flag;
 use crate::command::{Ahead, Outcome, Reason, Request, Session, execute};
 use crate::limits::{BUFFER_KEEP, COMMANDS_TURN, INPUT_MAX, OUTPUT_MAX, OUTPUT_PAUSE, READ_TURN};
 use crate::metrics::stats::ThreadStats;
-use crate::node::{Node, now_ms};
+use crate::node::Node;
 use crate::protocol::{Output, Parser, Progress, Reply};
 
 /// What a thread lends to the connection whose turn it is.
@@ -23,6 +23,15 @@ pub struct Tools<'t> {
     /// An output for a connection that has nothing unsent, so that idle ones hold no memory.
     pub spare: &'t mut Output,
     pub ahead: &'t mut Ahead,
+    pub clock: &'t mut Clock,
+}
+
+/// What was received for a connection together with others, before its turn.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived<'t> {
+    pub bytes: &'t [u8],
+    /// If it is one whole command: the command.
+    pub single: Option<Request<'t>>,
 }
 
 /// What commands are executed with in a turn.
@@ -147,8 +156,8 @@ impl Connection {
         self.failed |= event.is_error() || event.is_write_closed();
     }
 
-    /// Executes what is there, reads, sends.
-    pub fn turn(&mut self, tools: &mut Tools<'_>) -> Turn {
+    /// Executes what has arrived and what was kept, reads, sends.
+    pub fn turn(&mut self, tools: &mut Tools<'_>, arrived: Option<Arrived<'_>>) -> Turn {
         if self.failed {
             return Turn::Close;
         }
@@ -158,16 +167,16 @@ impl Connection {
         if self.output.is_empty() {
             std::mem::swap(&mut self.output, tools.spare);
         }
-        let begin = Instant::now();
-        let now_ms = now_ms();
+        let now_ms = tools.clock.now_ms();
         let bulk_max = tools.node.settings.bulk_max.load(Ordering::Relaxed);
         self.parser.bulk_max = bulk_max as usize;
         let mut commands = COMMANDS_TURN;
-        let halt = self.serve(tools, now_ms, &mut commands);
+        let halt = self.serve(tools, arrived, now_ms, &mut commands);
         let sent = halt != Halt::Abort && self.flush(tools.stats);
         let executed = COMMANDS_TURN - commands;
+        let us = tools.clock.lap_us();
         if executed > 0 {
-            tools.stats.batch(begin.elapsed().as_micros() as u64);
+            tools.stats.batch(us);
         }
         let turn = match sent {
             true => self.after(halt, tools.node.is_stopping()),
@@ -198,8 +207,70 @@ impl Connection {
         }
     }
 
+    /// Receives into `room` before the connection's turn, if nothing is in the way of executing at once what comes. Gives how many bytes.
+    pub fn receive(&mut self, room: &mut [u8], stats: &ThreadStats) -> usize {
+        let waits = !self.readable || self.ended || self.failed || self.session.close;
+        let kept = !self.input.is_empty() || !self.parser.is_at_start() || !self.output.is_empty();
+        if waits || kept || self.is_parked() || !self.session.authenticated {
+            return 0;
+        }
+        match self.stream.read(room) {
+            Ok(0) => self.ended = true,
+            Ok(count) => {
+                stats.input_bytes.add(count as u64);
+                self.readable = count == room.len() || self.read_closed;
+                return count;
+            }
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => self.readable = false,
+                ErrorKind::Interrupted => {}
+                _ => self.failed = true,
+            },
+        }
+        0
+    }
+
+    /// Executes what was received before the turn; keeps what is left.
+    fn execute_arrived(
+        &mut self,
+        tools: &mut Tools<'_>,
+        arrived: Arrived<'_>,
+        now_ms: u64,
+        commands: &mut usize,
+    ) -> Halt {
+        let (used, halt) = match arrived.single {
+            Some(request) => {
+                let halt = self.execute_one(tools.node, tools.stats, request, now_ms);
+                if matches!(halt, Some(Halt::Parked(_))) {
+                    (0, halt)
+                } else {
+                    *commands -= 1;
+                    (arrived.bytes.len(), halt)
+                }
+            }
+            None => {
+                let (used, halt) = self.execute(&mut tools.work(now_ms, commands).1, arrived.bytes);
+                (used, Some(halt))
+            }
+        };
+        self.input.extend_from_slice(&arrived.bytes[used..]);
+        halt.unwrap_or(Halt::NeedsInput)
+    }
+
     /// Executes and reads in turns until something stops it.
-    fn serve(&mut self, tools: &mut Tools<'_>, now_ms: u64, commands: &mut usize) -> Halt {
+    fn serve(
+        &mut self,
+        tools: &mut Tools<'_>,
+        arrived: Option<Arrived<'_>>,
+        now_ms: u64,
+        commands: &mut usize,
+    ) -> Halt {
+        if let Some(arrived) = arrived {
+            let halt = self.execute_arrived(tools, arrived, now_ms, commands);
+            if !matches!(halt, Halt::NeedsInput | Halt::OutputFull) {
+                return halt;
+            }
+        }
         let mut bytes = READ_TURN;
         loop {
             if self.session.close {

@@ -1,6 +1,7 @@
 //! The application port: threads that each run their connections to completion.
 
 mod acceptor;
+mod clock;
 mod connection;
 pub mod registry;
 mod socket;

@@ -11,16 +11,30 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::connection::{Connection, Tools, Turn};
+use super::clock::Clock;
+use super::connection::{Arrived, Connection, Tools, Turn};
 use super::registry::Client;
 use crate::command::{Ahead, Reason, Session};
-use crate::limits::{DRAIN_MS, READ_MAX};
+use crate::limits::{CONNECTIONS_TOGETHER, DRAIN_MS, READ_MAX};
 use crate::metrics::stats::ThreadStats;
 use crate::node::{Node, now_ms};
 use crate::protocol::Output;
 
 const WAKER: Token = Token(0);
 const EVENTS: usize = 1024;
+
+/// Room that is left for a connection's arrivals at least.
+const ROOM: usize = READ_MAX / 4;
+
+/// Where in the thread's arrivals those of a connection are.
+#[derive(Debug, Clone, Copy)]
+struct ArrivedAt {
+    key: usize,
+    start: usize,
+    end: usize,
+    /// If it is one whole command: which of the singles.
+    single: Option<usize>,
+}
 
 /// Connections that a thread is given.
 pub struct Inbox {
@@ -49,6 +63,10 @@ pub struct Thread {
     scratch: Vec<u8>,
     spare: Output,
     ahead: Ahead,
+    /// What was received for several connections before their turns, whose it is, and the commands of those that have sent just one.
+    arrivals: Vec<u8>,
+    arrived: Vec<ArrivedAt>,
+    singles: Ahead,
     /// Kills that were looked at.
     kills: u64,
     /// When a stopping thread closes what is left.
@@ -73,6 +91,9 @@ impl Thread {
             scratch: vec![0; READ_MAX],
             spare: Output::default(),
             ahead: Ahead::default(),
+            arrivals: vec![0; READ_MAX],
+            arrived: Vec::new(),
+            singles: Ahead::default(),
             kills: 0,
             deadline: None,
         })
@@ -178,30 +199,85 @@ impl Thread {
         }
     }
 
+    /// Gives each connection in the queue its turn, several at a time.
     fn run_ready(&mut self) {
-        for _ in 0..self.ready.len() {
-            let Some(key) = self.ready.pop_front() else {
-                return;
-            };
-            let Some(connection) = self.connections.get_mut(key) else {
-                continue;
-            };
-            connection.queued = false;
-            let mut tools = Tools {
-                node: &self.node,
-                stats: &self.stats,
-                scratch: &mut self.scratch,
-                spare: &mut self.spare,
-                ahead: &mut self.ahead,
-            };
-            match connection.turn(&mut tools) {
-                Turn::Wait => {}
-                Turn::Again => enqueue(&mut self.ready, connection, key),
-                Turn::Park(Reason::NoCredit) => self.node.credit_wanted.notify_one(),
-                // Whoever changes a slot's state wakes all threads.
-                Turn::Park(Reason::SlotPaused) => {}
-                Turn::Close => self.close(key),
+        let mut clock = Clock::start();
+        let mut left = self.ready.len();
+        while left > 0 {
+            let several = left.min(CONNECTIONS_TOGETHER);
+            self.receive(several);
+            for i in 0..several {
+                self.turn(i, &mut clock);
             }
+            left -= several;
+        }
+    }
+
+    /// Receives for the next connections of the queue, and fetches from memory what those need that have sent a single command each.
+    /// Pipelines fetch for themselves.
+    fn receive(&mut self, several: usize) {
+        self.arrived.clear();
+        self.singles.clear();
+        let bulk_max = self.node.settings.bulk_max.load(Ordering::Relaxed) as usize;
+        let mut at = 0;
+        for key in self.ready.drain(..several) {
+            let mut arrived = ArrivedAt {
+                key,
+                start: at,
+                end: at,
+                single: None,
+            };
+            // A turn that is to read much reads by itself.
+            if at + ROOM <= self.arrivals.len()
+                && let Some(connection) = self.connections.get_mut(key)
+            {
+                let room = &mut self.arrivals[at..];
+                at += connection.receive(room, &self.stats);
+                arrived.end = at;
+                let (before, input) = (self.singles.count(), &self.arrivals[..at]);
+                self.singles
+                    .add(&self.node.store, input, arrived.start, 1, bulk_max);
+                if self.singles.count() > before {
+                    let whole = self.singles.span(before).1 == at;
+                    arrived.single = whole.then_some(before);
+                }
+            }
+            self.arrived.push(arrived);
+        }
+        self.singles.fetch(&self.node.store);
+    }
+
+    /// The turn of one of those that were received for.
+    fn turn(&mut self, i: usize, clock: &mut Clock) {
+        let ArrivedAt {
+            key,
+            start,
+            end,
+            single,
+        } = self.arrived[i];
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        let arrived = (end > start).then(|| Arrived {
+            bytes: &self.arrivals[start..end],
+            single: single.map(|s| self.singles.request(&self.arrivals, s)),
+        });
+        connection.queued = false;
+        let mut tools = Tools {
+            node: &self.node,
+            stats: &self.stats,
+            scratch: &mut self.scratch,
+            spare: &mut self.spare,
+            ahead: &mut self.ahead,
+            clock,
+        };
+        match connection.turn(&mut tools, arrived) {
+            Turn::Wait => {}
+            Turn::Again => enqueue(&mut self.ready, connection, key),
+            Turn::Park(Reason::NoCredit) => self.node.credit_wanted.notify_one(),
+            // Whoever changes a slot's state wakes all threads.
+            Turn::Park(Reason::SlotPaused) => {}
+            Turn::Close => self.close(key),
         }
     }
 
