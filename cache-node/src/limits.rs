@@ -1,5 +1,7 @@
 //! Every limit of the server, in one place.
 
+use std::time::Duration;
+
 /// Bytes of one argument at most, as in Redis.
 pub const BULK_MAX: usize = 512 * 1024 * 1024;
 /// Arguments of one command at most, as in Redis.
@@ -50,3 +52,48 @@ pub const THREADS_MAX: usize = 128;
 
 /// What `SCAN` takes as COUNT at most in one lock section.
 pub const SCAN_SECTION: usize = 4096;
+
+/// Bytes of the log in memory for those who come back, unless configured.
+pub const LOG_BACKLOG: u64 = 64 << 20;
+/// And at least: less would hold no record of ordinary size.
+pub const LOG_BACKLOG_MIN: u64 = 16 << 10;
+/// Bytes written and not yet in the log beyond which writers wait, so that a burst does not outrun its one merger without bound.
+pub const LOG_CREDIT: usize = 64 << 20;
+/// Bytes that a copy of slots has ready beyond which it copies no more until some are sent.
+pub const COPY_PAUSE: usize = 16 << 20;
+/// Bytes beyond which writers wait too: what they write comes on top of the copy.
+pub const COPY_THROTTLE: usize = 64 << 20;
+/// Bytes beyond which the copy is given up, one value of the largest size aside: whoever takes it has stopped.
+pub const COPY_MAX: usize = 256 << 20;
+/// Bytes of a frame between nodes at most: a value of [`BULK_MAX`], its key and the words around them fit.
+pub const FRAME_MAX: usize = 1100 << 20;
+
+/// Bytes of a snapshot that are ready beyond which its walk waits.
+pub const SNAPSHOT_BUFFER: usize = 8 << 20;
+/// Bytes beyond which it fails, one value of the largest size aside: writers emit what they change and wait for no reader.
+pub const SNAPSHOT_BUFFER_MAX: usize = 256 << 20;
+/// Bytes of a snapshot's chunk at most: what a reader asks for at once.
+pub const SNAPSHOT_CHUNK: usize = 1 << 20;
+
+/// Connections to the control port at once: operators, tools, and a few for each other node.
+pub const CONTROL_CONNECTIONS_MAX: usize = 512;
+/// Arguments of a command of the control port: none has nearly as many.
+pub const CONTROL_ARGS_MAX: usize = 64;
+/// Bytes of a line on the control port: an error's text is the longest.
+pub const CONTROL_LINE_MAX: usize = 64 * 1024;
+/// Nested arrays in a reply of a control port: reading them takes stack.
+pub const CONTROL_DEPTH_MAX: usize = 4;
+/// The longest a handover or a seal may hold writes back.
+pub const WRITES_PAUSE_MAX: Duration = Duration::from_secs(600);
+
+/// Bytes of a topology's JSON: room for all shards and moves that the operator makes.
+pub const TOPOLOGY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Shards of a topology.
+pub const SHARDS_MAX: usize = 1024;
+/// Members of a shard.
+pub const MEMBERS_MAX: usize = 64;
+/// Bytes of a name or host in a topology: those of a DNS name.
+pub const NAME_MAX: usize = 253;
+
+/// Lines of a password file: the present password and those being rotated out; each attempt is compared with all.
+pub const PASSWORDS_MAX: usize = 16;

@@ -1,9 +1,10 @@
-//! The primitives that the lanes of the log are made of. The model checker's crate (`cache-node/model`) has its own `sync`, of loom's types.
+//! The primitives that the lanes of the log and the wakers are made of. The model checker's crate (`cache-node/model`) has its own `sync`, of loom's types.
 
 use std::cell::Cell;
 pub use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
-pub use parking_lot::{Condvar, Mutex};
+pub use mio::Waker;
+pub use parking_lot::{Condvar, Mutex, RwLock};
 
 /// Lanes of the log.
 pub const LANES: usize = 16;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use crate::sync::{RwLock, Waker};
 
 /// The server threads' wakers.
 #[derive(Debug, Default)]
-pub struct Wakers(RwLock<Vec<Arc<mio::Waker>>>);
+pub struct Wakers(RwLock<Vec<Arc<Waker>>>);
 
 impl Wakers {
     /// A server thread says how to wake it.
-    pub fn add(&self, waker: Arc<mio::Waker>) {
+    pub fn add(&self, waker: Arc<Waker>) {
         self.0.write().push(waker);
     }
 

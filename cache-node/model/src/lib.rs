@@ -1,8 +1,17 @@
-//! The log's lanes over loom's primitives: the tests try every interleaving of a few threads.
+//! The log's lanes and the server's wakers over loom's primitives: the tests try every interleaving of a few threads.
 
 #[path = "../../src/log/lanes.rs"]
 pub mod lanes;
+// The lanes know one of them.
+#[allow(dead_code)]
+#[path = "../../src/limits.rs"]
+mod limits;
 mod sync;
+#[path = "../../src/wakers.rs"]
+pub mod wakers;
+
+#[cfg(test)]
+mod parking;
 
 #[cfg(test)]
 mod tests {

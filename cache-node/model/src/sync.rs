@@ -56,3 +56,40 @@ impl Condvar {
         guard.0 = Some(self.0.wait(inner).expect("no test panics with the lock"));
     }
 }
+
+/// A read-write lock that cannot be poisoned.
+#[derive(Debug, Default)]
+pub struct RwLock<T>(loom::sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    pub fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+        self.0.read().expect("no test panics with the lock")
+    }
+
+    pub fn write(&self) -> loom::sync::RwLockWriteGuard<'_, T> {
+        self.0.write().expect("no test panics with the lock")
+    }
+}
+
+/// As an eventfd in epoll: a wake that comes before the wait ends it at once, and several may be one.
+#[derive(Debug, Default)]
+pub struct Waker {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Waker {
+    pub fn wake(&self) -> std::io::Result<()> {
+        *self.rung.lock() = true;
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    pub fn wait(&self) {
+        let mut rung = self.rung.lock();
+        while !*rung {
+            self.changed.wait(&mut rung);
+        }
+        *rung = false;
+    }
+}

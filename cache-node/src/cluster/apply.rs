@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::role::{Part, Refusal, Role, admit, decide_role};
 use super::state::{Sync, SyncPhase};
 use super::topology::{BadTopology, Known, Member, Move};
-use super::{Cluster, ExportTask, Routing, Tasks, slots};
-use crate::log::Position;
+use super::{Cluster, ExportTask, Inner, Routing, Tasks, slots};
+use crate::log::{Position, SlotSet, WalkConsumer};
 use crate::moves::export;
 use crate::replicate::history::History;
 use crate::replicate::replica;
@@ -103,6 +103,7 @@ impl Cluster {
         }
         self.follow(tasks);
         self.start_exports(tasks, exports);
+        self.release_log();
         self.note_change();
         self.nudge_imports();
         let keys = slots::drop_data(&self.store, &drop).await;
@@ -145,8 +146,18 @@ impl Cluster {
 
     /// Makes every later write logged.
     pub(crate) fn ensure_log(&self) {
-        // Two at once must not both skip.
-        let _one = self.inner.lock();
+        self.ensure_log_for(&mut self.inner.lock());
+    }
+
+    /// Begins a copy of slots, and makes every later write logged.
+    pub(crate) fn attach_walk(&self, slots: SlotSet) -> WalkConsumer {
+        let mut inner = self.inner.lock();
+        self.ensure_log_for(&mut inner);
+        self.log.attach_walk(slots)
+    }
+
+    /// The lock is held while the log is turned on or off, so that two do not do it at once.
+    fn ensure_log_for(&self, _inner: &mut Inner) {
         if self.log.is_active() {
             return;
         }
@@ -158,6 +169,24 @@ impl Cluster {
         };
         self.log.begin_history(skipped, false);
         self.log.activate(&self.store);
+    }
+
+    /// Stops logging when nobody follows and the topology lists nobody who may come back: a member that is briefly away goes on from the
+    /// backlog.
+    pub(crate) fn release_log(&self) {
+        let inner = self.inner.lock();
+        let may_follow = match &inner.topology {
+            Some(known) if inner.part.role == Role::Primary => {
+                is_followed(known, &inner.part.shard)
+            }
+            // What a replica holds of the log is its primary's.
+            _ => true,
+        };
+        let follows = !inner.replicas.is_empty() || self.log.has_walks();
+        if self.log.is_active() && !may_follow && !follows {
+            self.log.deactivate(&self.store);
+            tracing::info!("nobody follows this node: writes are not logged any more");
+        }
     }
 
     async fn stop_following(&self, tasks: &mut Tasks) {

@@ -6,14 +6,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::limits::{MEMBERS_MAX, NAME_MAX, SHARDS_MAX, TOPOLOGY_BYTES_MAX};
 use crate::log::SlotSet;
 use crate::store::SLOTS;
-
-/// Bytes of a topology's JSON at most.
-pub const TOPOLOGY_BYTES_MAX: usize = 8 * 1024 * 1024;
-const SHARDS_MAX: usize = 1024;
-const MEMBERS_MAX: usize = 64;
-const NAME_MAX: usize = 253;
 
 /// An inclusive range of slots, `[first, last]` in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

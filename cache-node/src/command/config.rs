@@ -99,8 +99,9 @@ const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "maxmemory",
         value: |n| n.store.stats().max_bytes.to_string(),
-        set: Some(|_, text| {
-            parse_bytes(text).map_err(|_| "argument must be a memory value".into())
+        set: Some(|node, text| {
+            let bytes = parse_bytes(text).map_err(|_| "argument must be a memory value")?;
+            within_flag(node, bytes)
         }),
     },
     Parameter {
@@ -140,6 +141,17 @@ const PARAMETERS: &[Parameter] = &[
         set: Some(|_, text| number(text, 0, i32::MAX as u64)),
     },
 ];
+
+/// A member's memory is what its operator made room for: an application may ask for less, not for more.
+fn within_flag(node: &Node, bytes: u64) -> Result<u64, String> {
+    let most = node.config.max_memory;
+    if !node.is_cluster() || most == 0 || (1..=most).contains(&bytes) {
+        return Ok(bytes);
+    }
+    Err(format!(
+        "a member of a cluster may not take more than the {most} bytes of --max-memory: set no more, or raise the Cache's spec.policy.maxMemoryPerShard or memory limit"
+    ))
+}
 
 /// Whether the operating system allows so many connections.
 fn file_limit_for(clients: u64) -> Result<u64, String> {

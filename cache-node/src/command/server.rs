@@ -45,7 +45,7 @@ pub const COMMANDS: &[Command] = &[
         .doc(
             "1.0.0",
             "O(1)",
-            "Shuts the server down. In a cluster the node first hands over.",
+            "Shuts a standalone server down. A member of a cluster refuses it.",
         ),
     Command::new("role", 1, Group::Server, role)
         .flags(
@@ -121,6 +121,10 @@ fn info(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 }
 
 fn shutdown(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    if context.node.is_cluster() {
+        // An application's password must not take members away from under the operator.
+        return Err("ERR SHUTDOWN is not for applications on a member of a cluster: ask its control port (CACHE.NODE SHUTDOWN), or send SIGTERM".into());
+    }
     for word in args.from(1).iter() {
         match word.to_ascii_uppercase().as_slice() {
             b"NOSAVE" => {}

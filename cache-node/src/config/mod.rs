@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use thiserror::Error;
 
-use crate::limits::{CLIENTS_MAX, THREADS_MAX};
+use crate::limits::{CLIENTS_MAX, LOG_BACKLOG, LOG_BACKLOG_MIN, THREADS_MAX};
 use units::parse_bytes;
 
 const EXAMPLES: &str = "\
@@ -155,8 +155,6 @@ pub struct Invalid {
 
 const CONTROL_PORT: u16 = 7379;
 const METRICS_PORT: u16 = 9121;
-const LOG_BACKLOG: u64 = 64 << 20;
-const LOG_BACKLOG_MIN: u64 = 16 << 10;
 const SHUTDOWN_GRACE_S: u32 = 20;
 
 impl Config {

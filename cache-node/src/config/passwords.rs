@@ -10,8 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use thiserror::Error;
 
-/// Lines of a password file at most.
-const PASSWORDS_MAX: usize = 16;
+use crate::limits::PASSWORDS_MAX;
 
 #[derive(Debug, Error)]
 pub enum BadPasswords {

@@ -11,12 +11,10 @@ use super::connection::OwnedTask;
 use super::resp::Reply;
 use super::watch;
 use crate::cluster::Cluster;
+use crate::limits::WRITES_PAUSE_MAX;
 use crate::moves::{ImportRequest, export};
 use crate::persist::snapshot::{self, Snapshot};
 use crate::replicate::SyncRequest;
-
-/// The longest a handover or a seal may hold writes back.
-const PAUSE_MAX: Duration = Duration::from_secs(600);
 
 /// What a connection is.
 pub struct Session {
@@ -237,11 +235,11 @@ fn begin_watch(session: &mut Session) -> Then {
 fn milliseconds(word: &Bytes) -> Result<Duration, Then> {
     let ms: Option<u64> = text(word).parse().ok();
     match ms.map(Duration::from_millis) {
-        Some(time) if !time.is_zero() && time <= PAUSE_MAX => Ok(time),
+        Some(time) if !time.is_zero() && time <= WRITES_PAUSE_MAX => Ok(time),
         _ => Err(error(format!(
             "ERR timeout-ms {:?}: give 1 to {} milliseconds",
             text(word),
-            PAUSE_MAX.as_millis()
+            WRITES_PAUSE_MAX.as_millis()
         ))),
     }
 }

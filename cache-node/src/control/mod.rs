@@ -14,15 +14,13 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::cluster::Cluster;
-
-/// Connections at once; further ones are closed.
-const CONNECTIONS_MAX: usize = 512;
+use crate::limits::CONTROL_CONNECTIONS_MAX;
 
 /// Serves the control port until the runtime ends.
 pub async fn serve(cluster: Arc<Cluster>, listener: TcpListener) -> io::Result<()> {
     // A node without a credential would let everybody push topologies.
     cluster.password()?;
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(CONTROL_CONNECTIONS_MAX));
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -34,7 +32,7 @@ pub async fn serve(cluster: Arc<Cluster>, listener: TcpListener) -> io::Result<(
             }
         };
         let Ok(seat) = room.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "control port: {CONNECTIONS_MAX} connections are open; closed another");
+            tracing::warn!(%peer, "control port: {CONTROL_CONNECTIONS_MAX} connections are open; closed another");
             continue;
         };
         let cluster = cluster.clone();

@@ -3,16 +3,10 @@
 use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 
-use crate::cluster::topology::TOPOLOGY_BYTES_MAX;
+use crate::limits::{CONTROL_ARGS_MAX, CONTROL_DEPTH_MAX, CONTROL_LINE_MAX, TOPOLOGY_BYTES_MAX};
 
-/// Arguments of a command at most.
-const ARGS_MAX: usize = 64;
 /// Bytes of an argument at most.
 pub const BULK_MAX: usize = TOPOLOGY_BYTES_MAX;
-/// Bytes of a line at most.
-const LINE_MAX: usize = 64 * 1024;
-/// Nested arrays in a reply at most.
-const DEPTH_MAX: usize = 4;
 
 /// Not RESP, or beyond a limit: the connection ends.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -100,8 +94,10 @@ pub fn take_command(
         return Ok(None);
     };
     let count = usize::try_from(count).unwrap_or(0);
-    if count > ARGS_MAX {
-        return Err(wrong(format!("{count} arguments: {ARGS_MAX} at most")));
+    if count > CONTROL_ARGS_MAX {
+        return Err(wrong(format!(
+            "{count} arguments: {CONTROL_ARGS_MAX} at most"
+        )));
     }
     let mut ranges = Vec::with_capacity(count);
     for _ in 0..count {
@@ -150,9 +146,13 @@ fn head(buffer: &[u8], at: &mut usize, sigil: u8) -> Result<Option<i64>, Protoco
 /// The text from `at` up to the line's end.
 fn line(buffer: &[u8], at: usize) -> Result<Option<&[u8]>, ProtocolError> {
     let rest = &buffer[at..];
-    match rest.windows(2).take(LINE_MAX).position(|w| w == b"\r\n") {
+    match rest
+        .windows(2)
+        .take(CONTROL_LINE_MAX)
+        .position(|w| w == b"\r\n")
+    {
         Some(end) => Ok(Some(&rest[..end])),
-        None if rest.len() > LINE_MAX => Err(wrong("a line is too long")),
+        None if rest.len() > CONTROL_LINE_MAX => Err(wrong("a line is too long")),
         None => Ok(None),
     }
 }
@@ -174,8 +174,8 @@ pub fn take_reply(buffer: &mut BytesMut) -> Result<Option<Reply>, ProtocolError>
 }
 
 fn reply_at(buffer: &[u8], at: &mut usize, depth: usize) -> Result<Option<Reply>, ProtocolError> {
-    let (Some(&sigil), true) = (buffer.get(*at), depth < DEPTH_MAX) else {
-        return if depth < DEPTH_MAX {
+    let (Some(&sigil), true) = (buffer.get(*at), depth < CONTROL_DEPTH_MAX) else {
+        return if depth < CONTROL_DEPTH_MAX {
             Ok(None)
         } else {
             Err(wrong("arrays too deep"))

@@ -3,12 +3,10 @@
 //! A ticket is taken and its entry appended while the writer holds the lock of what it changed, so tickets of one key are in the order of
 //! its changes. Tickets are dense: the merger passes one on only when all before it are there.
 
+use crate::limits::LOG_CREDIT;
 use crate::sync::{
     AtomicBool, AtomicU64, AtomicUsize, Condvar, LANES, Mutex, Ordering, fence, lane,
 };
-
-/// Bytes in lanes and not merged yet beyond which writers wait.
-pub const CREDIT_BYTES: usize = 64 << 20;
 
 /// What goes into a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +64,7 @@ impl Lanes {
     }
 
     pub fn has_credit(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < CREDIT_BYTES
+        self.bytes.load(Ordering::Relaxed) < LOG_CREDIT
     }
 
     pub fn next_ticket(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The thread that makes one stream of the lanes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::lanes::{Entry, index, read};
@@ -101,12 +102,12 @@ impl Merger {
         if self.records.is_empty() {
             return;
         }
-        let end = {
-            let mut backlog = shared.backlog.lock();
+        let mut backlog = shared.backlog.lock();
+        // Else these are the last writes of a log that is not followed any more.
+        if shared.active.load(Ordering::Relaxed) {
             backlog.append(&self.records);
-            backlog.end()
-        };
+            shared.end.send_replace(backlog.end());
+        }
         self.records.clear();
-        shared.end.send_replace(end);
     }
 }

@@ -35,12 +35,14 @@ pub struct Position {
 pub struct Log {
     shared: Arc<Shared>,
     merger: Mutex<Option<JoinHandle<()>>>,
-    active: AtomicBool,
 }
 
 /// What writers, the merger and consumers share.
 pub(crate) struct Shared {
     lanes: Lanes,
+    /// Changed while the backlog is locked.
+    active: AtomicBool,
+    /// Its end is sent on while it is locked, so that the last end sent is the last there was.
     backlog: Mutex<Backlog>,
     /// The epoch of the present history.
     epoch: std::sync::atomic::AtomicU64,
@@ -57,6 +59,7 @@ impl Log {
         Self {
             shared: Arc::new(Shared {
                 lanes: Lanes::default(),
+                active: AtomicBool::new(false),
                 backlog: Mutex::new(Backlog::new(backlog_bytes)),
                 epoch: std::sync::atomic::AtomicU64::new(0),
                 end: watch::Sender::new(0),
@@ -64,7 +67,6 @@ impl Log {
                 walks: walk::Walks::default(),
             }),
             merger: Mutex::new(None),
-            active: AtomicBool::new(false),
         }
     }
 
@@ -84,19 +86,30 @@ impl Log {
                 }
             }
         }
-        self.active.store(true, Ordering::Release);
+        let backlog = self.shared.backlog.lock();
+        self.shared.active.store(true, Ordering::Release);
+        drop(backlog);
         store.set_observer(observer::LOG, true);
     }
 
-    /// Stops logging: nobody follows. Whatever was followed before cannot be continued, so the backlog is dropped.
+    /// Stops logging: nobody follows. What is written from here on is in no log, so the backlog is dropped and an offset is skipped: no
+    /// position of before can be continued, whoever is primary next.
     pub fn deactivate(&self, store: &Store) {
         store.set_observer(observer::LOG, false);
-        self.active.store(false, Ordering::Release);
-        self.shared.backlog.lock().forget();
+        let mut backlog = self.shared.backlog.lock();
+        self.shared.active.store(false, Ordering::Release);
+        let end = backlog.end() + 1;
+        backlog.reset(end);
+        self.shared.end.send_replace(end);
     }
 
     pub fn is_active(&self) -> bool {
-        self.active.load(Ordering::Acquire)
+        self.shared.active.load(Ordering::Acquire)
+    }
+
+    /// Whether a copy of slots is under way or goes on as a stream.
+    pub fn has_walks(&self) -> bool {
+        self.shared.walks.any()
     }
 
     /// Pushes a Guard's effects as one record. Called under the locks of what was changed.
@@ -137,28 +150,19 @@ impl Log {
             backlog.reset(at.offset);
         }
         self.shared.epoch.store(at.epoch, Ordering::Release);
-        drop(backlog);
         self.shared.end.send_replace(at.offset);
     }
 
     /// Appends whole records of the primary's log, on a replica.
     pub fn append_raw(&self, records: &[u8]) {
-        let end = {
-            let mut backlog = self.shared.backlog.lock();
-            backlog.append(records);
-            backlog.end()
-        };
-        self.shared.end.send_replace(end);
+        let mut backlog = self.shared.backlog.lock();
+        backlog.append(records);
+        self.shared.end.send_replace(backlog.end());
     }
 
     /// Follows the log from an offset on. None: the backlog does not reach back that far, or the offset is not in this history.
     pub fn reader(&self, from: u64) -> Option<LogReader> {
         LogReader::new(self.shared.clone(), from)
-    }
-
-    /// Notices of the log's end, in bytes.
-    pub fn watch_end(&self) -> watch::Receiver<u64> {
-        self.shared.end.subscribe()
     }
 
     /// Bytes that the backlog holds.

@@ -206,3 +206,35 @@ async fn several_writes_of_one_guard_are_one_record() {
     apply(&mut copy, &records[4..]);
     assert_eq!(copy.len(), 2);
 }
+
+/// What is written while nobody follows costs no ticket, and no position of before is gone on from.
+#[tokio::test]
+async fn a_log_that_is_off_holds_nothing_and_is_not_continued() {
+    let (store, log) = node(1 << 20);
+    let write = |key: &[u8]| {
+        let p = store.point(key);
+        store.lock(p.slot).set(p, key, b"v", None).unwrap();
+    };
+    log.activate(&store);
+    write(b"logged");
+    let before = log.settle().await;
+    let mut reader = log.reader(before.offset).unwrap();
+    // It may be in a lane still when the log goes off.
+    write(b"last");
+    log.deactivate(&store);
+    let tickets = log.shared.lanes.taken();
+    write(b"not logged");
+    let off = log.settle().await;
+    assert_eq!((log.is_active(), log.backlog_bytes()), (false, 0));
+    assert_eq!(log.shared.lanes.taken(), tickets);
+    assert!(off.offset > before.offset);
+    assert!(reader.next(1 << 20).await.is_none() && log.reader(before.offset).is_none());
+    log.activate(&store);
+    let mut reader = log.reader(off.offset).unwrap();
+    write(b"again");
+    log.settle().await;
+    let records = reader.next(1 << 20).await.unwrap();
+    let mut copy = BTreeMap::new();
+    apply(&mut copy, &records.bytes[4..]);
+    assert_eq!(copy.into_keys().collect::<Vec<_>>(), [place(b"again")]);
+}

@@ -12,15 +12,9 @@ use tokio::sync::Notify;
 
 use super::lanes::Entry;
 use super::{Position, Shared};
+use crate::limits::{COPY_MAX, COPY_PAUSE, COPY_THROTTLE};
 use crate::store::effect::{ALL_SLOTS, Effect, write_command, write_set};
 use crate::store::{SLOTS, Store};
-
-/// Bytes in a walk's queue beyond which it copies no more until some are taken.
-const QUEUE_PAUSE: usize = 16 << 20;
-/// Bytes beyond which writers have no credit until some are taken.
-const QUEUE_THROTTLE: usize = 64 << 20;
-/// Bytes beyond which the walk fails: its reader has stopped.
-const QUEUE_MAX: usize = 256 << 20;
 
 /// A set of slots.
 #[derive(Clone, PartialEq, Eq)]
@@ -123,6 +117,10 @@ pub struct Walks {
 }
 
 impl Walks {
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     /// Whether a queue is so full that writers should wait.
     pub fn throttles(&self) -> bool {
         self.throttled.load(Ordering::Relaxed)
@@ -131,7 +129,7 @@ impl Walks {
     fn measure(&self) {
         let full = |follower: &Follower| {
             !follower.walk.failed.load(Ordering::Relaxed)
-                && follower.walk.queue.lock().bytes > QUEUE_THROTTLE
+                && follower.walk.queue.lock().bytes > COPY_THROTTLE
         };
         let throttled = self.followers.lock().iter().any(full);
         self.throttled.store(throttled, Ordering::Relaxed);
@@ -201,7 +199,7 @@ impl Walk {
             return;
         }
         let mut queue = self.queue.lock();
-        if queue.bytes > QUEUE_MAX {
+        if queue.bytes > COPY_MAX {
             self.failed.store(true, Ordering::Relaxed);
             queue.events.clear();
             queue.bytes = 0;
@@ -336,7 +334,7 @@ impl WalkConsumer {
     async fn wait_for_room(&self) {
         loop {
             let room = self.walk.room.notified();
-            if self.walk.queue.lock().bytes < QUEUE_PAUSE || self.has_failed() {
+            if self.walk.queue.lock().bytes < COPY_PAUSE || self.has_failed() {
                 return;
             }
             room.await;
@@ -377,11 +375,6 @@ impl WalkConsumer {
                 Some(WalkEvent::Mark { mark, position })
             }
         }
-    }
-
-    /// Bytes that wait in the queue.
-    pub fn queued_bytes(&self) -> usize {
-        self.walk.queue.lock().bytes
     }
 }
 

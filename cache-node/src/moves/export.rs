@@ -205,7 +205,7 @@ async fn session(
         };
     });
     cluster.note_change();
-    let walk = cluster.log.attach_walk(slots.clone());
+    let walk = cluster.attach_walk(slots.clone());
     let mut export = Export {
         cluster,
         id: &m.id,

@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::cluster::topology::{Known, TOPOLOGY_BYTES_MAX};
+use crate::cluster::topology::Known;
+use crate::limits::TOPOLOGY_BYTES_MAX;
 
 const TOPOLOGY: &str = "topology.json";
 const LOCK: &str = "lock";

@@ -1,7 +1,7 @@
 //! A shard's snapshot as an RDB stream, pulled by whoever asked for it.
 //!
-//! A thread walks the store and waits while more than [`BUFFER`] bytes are unread; a write to what is not walked yet emits the old content
-//! first and waits for nobody, so a reader that is much slower than the writers makes the snapshot fail at [`BUFFER_MAX`].
+//! A thread walks the store and waits while more than [`SNAPSHOT_BUFFER`] bytes are unread; a write to what is not walked yet emits the old content
+//! first and waits for nobody, so a reader that is much slower than the writers makes the snapshot fail at [`SNAPSHOT_BUFFER_MAX`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,15 +11,10 @@ use tokio::sync::Notify;
 
 use super::rdb::{self, Checksum};
 use crate::cluster::{Cluster, now_ms};
+use crate::limits::{SNAPSHOT_BUFFER, SNAPSHOT_BUFFER_MAX, SNAPSHOT_CHUNK};
 use crate::log::{Position, SlotSet};
 use crate::store::{ItemRef, SLOTS, SlotState, SnapshotSink, SnapshotWalk, ValueRef};
 
-/// Bytes that are ready beyond which the walk waits.
-const BUFFER: usize = 8 << 20;
-/// Bytes that are ready beyond which the snapshot fails, one value of the largest size aside.
-const BUFFER_MAX: usize = 256 << 20;
-/// Bytes of a chunk at most.
-const CHUNK: usize = 1 << 20;
 /// Buckets walked under one lock.
 const STEP: usize = 32;
 
@@ -72,7 +67,7 @@ struct Shared {
     limits: Limits,
 }
 
-/// [`BUFFER`] and [`BUFFER_MAX`], or less in tests.
+/// [`SNAPSHOT_BUFFER`] and [`SNAPSHOT_BUFFER_MAX`], or less in tests.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     wait: usize,
@@ -80,8 +75,8 @@ struct Limits {
 }
 
 const LIMITS: Limits = Limits {
-    wait: BUFFER,
-    fail: BUFFER_MAX,
+    wait: SNAPSHOT_BUFFER,
+    fail: SNAPSHOT_BUFFER_MAX,
 };
 
 impl SnapshotSink for Shared {
@@ -105,7 +100,7 @@ impl SnapshotSink for Shared {
             return;
         }
         let before = match buffer.pieces.back() {
-            Some(Piece::Own(last)) if last.len() < CHUNK => last.len(),
+            Some(Piece::Own(last)) if last.len() < SNAPSHOT_CHUNK => last.len(),
             _ => {
                 buffer
                     .pieces
@@ -293,12 +288,12 @@ impl Snapshot {
             return Err(why.clone());
         }
         let mut chunk = Vec::new();
-        while chunk.len() < CHUNK {
+        while chunk.len() < SNAPSHOT_CHUNK {
             let Some(piece) = buffer.pieces.front() else {
                 break;
             };
             let rest = &piece.bytes()[self.taken..];
-            let fits = rest.len().min(CHUNK - chunk.len());
+            let fits = rest.len().min(SNAPSHOT_CHUNK - chunk.len());
             chunk.extend_from_slice(&rest[..fits]);
             self.taken += fits;
             if fits == rest.len() {

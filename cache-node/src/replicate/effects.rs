@@ -2,10 +2,8 @@
 
 use thiserror::Error;
 
+use crate::limits::ARGS_MAX;
 use crate::store::{Guard, OutOfMemory, Point, SLOTS, SlotState, Store};
-
-/// Arguments of an effect at most.
-const ARGS_MAX: usize = 1 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EffectError {

@@ -7,8 +7,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// A value of 512 MiB, its key and the words around them fit.
-const PAYLOAD_MAX: usize = 1100 << 20;
+use crate::limits::FRAME_MAX;
+
 /// A write that makes no progress for so long ends the stream.
 const WRITE: Duration = Duration::from_secs(10);
 /// Bytes handed to the socket at once, so that progress is seen.
@@ -105,8 +105,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         };
         let kind = head[0];
         let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
-        if length > PAYLOAD_MAX {
-            let text = format!("a frame of {length} bytes: {PAYLOAD_MAX} at most");
+        if length > FRAME_MAX {
+            let text = format!("a frame of {length} bytes: {FRAME_MAX} at most");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         if self.buffer.len() < 5 + length {
@@ -143,7 +143,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         let length: usize = parts.iter().map(|p| p.len()).sum();
         let length = u32::try_from(length)
             .ok()
-            .filter(|&n| n as usize <= PAYLOAD_MAX);
+            .filter(|&n| n as usize <= FRAME_MAX);
         let Some(length) = length else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,

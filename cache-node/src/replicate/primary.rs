@@ -133,6 +133,7 @@ impl Drop for Session {
             inner.replicas.remove(&self.member);
         }
         drop(inner);
+        self.cluster.release_log();
         self.cluster.note_change();
         self.cluster.note_ack();
     }
@@ -180,7 +181,7 @@ impl Session {
         out: &mut FrameWriter<W>,
     ) -> io::Result<(LogReader, Position)> {
         let log = &self.cluster.log;
-        let walk = log.attach_walk(SlotSet::all());
+        let walk = self.cluster.attach_walk(SlotSet::all());
         let begin = Begin {
             log_epoch: log.position().epoch,
             keys_total: self.cluster.store.stats().keys,

@@ -294,11 +294,6 @@ impl Pages {
         )
     }
 
-    /// The chunk size that `size` bytes get.
-    pub fn size_of_class(&self, size: usize) -> usize {
-        self.sizes[self.class(size)]
-    }
-
     fn class(&self, size: usize) -> usize {
         usize::from(self.class_by_size[size.div_ceil(4)])
     }
