@@ -29,6 +29,8 @@ pub struct Settings {
     pub keepalive_s: AtomicU32,
     /// Bytes of one argument at most.
     pub bulk_max: AtomicU64,
+    /// Bytes of received commands that wait for execution at most.
+    pub input_max: AtomicU64,
 }
 
 /// See the module's text.
@@ -111,6 +113,7 @@ impl Node {
                 timeout_s: AtomicU32::new(0),
                 keepalive_s: AtomicU32::new(limits::KEEPALIVE_S),
                 bulk_max: AtomicU64::new(limits::BULK_MAX as u64),
+                input_max: AtomicU64::new(limits::INPUT_MAX as u64),
             },
             store,
             log,

@@ -7,7 +7,7 @@ use super::introspect::HELP;
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop, glob};
 use crate::config::units::parse_bytes;
-use crate::limits::{BULK_MAX, OTHER_FILES};
+use crate::limits::{BULK_MAX, INPUT_MAX, OTHER_FILES};
 use crate::node::Node;
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
@@ -75,6 +75,14 @@ const PARAMETERS: &[Parameter] = &[
         name: "bind",
         value: |n| n.config.bind.to_string(),
         set: None,
+    },
+    Parameter {
+        name: "client-query-buffer-limit",
+        value: |n| n.settings.input_max.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| {
+            let bytes = parse_bytes(text).map_err(|_| "argument must be a memory value")?;
+            between(bytes, 1 << 20, INPUT_MAX as u64)
+        }),
     },
     Parameter {
         name: "cluster-enabled",
@@ -193,6 +201,7 @@ fn put_into_force(node: &Node, name: &str, value: u64) {
     match name {
         "maxclients" => settings.max_clients.store(value as u32, Ordering::Relaxed),
         "maxmemory" => node.store.set_max_memory(value),
+        "client-query-buffer-limit" => settings.input_max.store(value, Ordering::Relaxed),
         "proto-max-bulk-len" => settings.bulk_max.store(value, Ordering::Relaxed),
         "tcp-keepalive" => settings.keepalive_s.store(value as u32, Ordering::Relaxed),
         "timeout" => {

@@ -9,7 +9,7 @@ use mio::net::TcpStream;
 use super::clock::Clock;
 use super::registry::flag;
 use crate::command::{Ahead, Outcome, Reason, Request, Session, execute};
-use crate::limits::{BUFFER_KEEP, COMMANDS_TURN, INPUT_MAX, OUTPUT_MAX, OUTPUT_PAUSE, READ_TURN};
+use crate::limits::{BUFFER_KEEP, COMMANDS_TURN, OUTPUT_MAX, OUTPUT_PAUSE, READ_TURN};
 use crate::metrics::stats::ThreadStats;
 use crate::node::Node;
 use crate::protocol::{Output, Parser, Progress, Reply};
@@ -350,10 +350,11 @@ impl Connection {
             self.input.extend_from_slice(&read[used..]);
             return halt;
         }
-        if self.input.len() - self.input_start + count > INPUT_MAX {
+        let input_max = work.node.settings.input_max.load(Ordering::Relaxed);
+        if (self.input.len() - self.input_start + count) as u64 > input_max {
             tracing::warn!(
                 client = self.id(),
-                "closed a connection: its command is longer than {INPUT_MAX} bytes"
+                "closed a connection: its command is longer than {input_max} bytes"
             );
             return Halt::Abort;
         }

@@ -365,3 +365,35 @@ fn settings_are_checked_before_any_is_set() {
         "-ERR Protocol error: invalid bulk length"
     );
 }
+
+/// A client that sends a command without an end takes no memory without an end.
+#[test]
+fn a_command_beyond_the_input_limit_closes_its_connection() {
+    const MIB: usize = 1 << 20;
+    let node = TestNode::start();
+    let mut client = node.client();
+    let limit = |client: &mut Client, to: &str| {
+        client
+            .ask(&format!("CONFIG SET client-query-buffer-limit {to}"))
+            .text()
+    };
+    assert!(limit(&mut client, "1mb").starts_with("+OK"));
+    let mut other = node.client();
+    for beyond in ["2gb", "1000"] {
+        assert!(limit(&mut other, beyond).contains("argument must be between"));
+    }
+    // It fits, and is executed.
+    let value = "v".repeat(MIB - 1_000);
+    assert_eq!(client.ask(&format!("SET a {value}")).text(), "+OK");
+    // Arguments that are each within their limit, and more together than is kept for one connection.
+    let head = format!(
+        "*3\r\n$4\r\nMGET\r\n${0}\r\n{1}\r\n${0}\r\n",
+        value.len(),
+        value
+    );
+    client.send(head.as_bytes());
+    // The server may have closed it by now.
+    let _ = client.stream.write_all(value.as_bytes());
+    assert_eq!(client.rest(), b"");
+    assert_eq!(other.ask("STRLEN a").text(), format!(":{}", value.len()));
+}

@@ -1,6 +1,7 @@
 //! Data under concurrency and under limits.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -216,4 +217,50 @@ fn expired_keys_are_gone_on_time_and_swept() {
     wait_for("the sweep", || node.node.store.stats().keys == 1);
     assert_eq!(client.ask("DBSIZE").text(), ":1");
     background.stop();
+}
+
+/// Values of 512 MB as in Redis, and not a byte more. What is compared is compared as it comes, so that the test holds a value once.
+#[test]
+fn the_largest_value_is_512_megabytes() {
+    const LARGEST: usize = 512 << 20;
+    let node = TestNode::start();
+    let mut client = node.client();
+    let piece: Vec<u8> = (0..1u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let send = |stream: &mut std::net::TcpStream, bytes: usize| {
+        let head = format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n${bytes}\r\n");
+        stream.write_all(head.as_bytes())?;
+        for _ in 0..bytes / piece.len() {
+            stream.write_all(&piece)?;
+        }
+        stream.write_all(&piece[..bytes % piece.len()])?;
+        stream.write_all(b"\r\n")
+    };
+    send(&mut client.stream, LARGEST).unwrap();
+    assert_eq!(client.reply().unwrap().text(), "+OK");
+    client.send(b"GET big\r\n");
+    let mut head = [0; 12];
+    client.stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"$536870912\r\n");
+    let mut read = vec![0; piece.len()];
+    for at in (0..LARGEST).step_by(piece.len()) {
+        client.stream.read_exact(&mut read).unwrap();
+        assert!(read == piece, "at {at}");
+    }
+    let mut end = [0; 2];
+    client.stream.read_exact(&mut end).unwrap();
+    for command in ["APPEND big x", "SETRANGE big 536870912 x"] {
+        let refused = client.ask(command).text();
+        assert!(refused.contains("maximum allowed size"), "{refused}");
+    }
+    assert_eq!(client.ask("STRLEN big").text(), format!(":{LARGEST}"));
+    // One byte more is refused by its length alone.
+    client.send(format!("*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n${}\r\n", LARGEST + 1).as_bytes());
+    assert_eq!(
+        client.rest(),
+        b"-ERR Protocol error: invalid bulk length\r\n"
+    );
+    assert_eq!(
+        node.client().ask("STRLEN big").text(),
+        format!(":{LARGEST}")
+    );
 }

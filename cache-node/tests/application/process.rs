@@ -264,3 +264,70 @@ fn a_member_without_a_topology_is_not_ready() {
     process.signal("-TERM");
     assert_eq!(process.end(), Some(0));
 }
+
+/// An application's password neither stops a member nor takes memory beyond what its operator gave it.
+#[test]
+fn an_application_does_not_undo_what_the_operator_set() {
+    let files = tempfile::tempdir().unwrap();
+    let password = files.path().join("password");
+    std::fs::write(&password, "secret").unwrap();
+    let password = password.display().to_string();
+    let process = Process::start(&[
+        "--cluster",
+        "--member",
+        "m-0",
+        "--metrics-port",
+        "0",
+        "--control-port",
+        "0",
+        "--control-password-file",
+        &password,
+        "--max-memory",
+        "64mb",
+    ]);
+    let mut client = Client::connect(process.address);
+    let held = |client: &mut Client| client.ask("CONFIG GET maxmemory").items()[1].text();
+    for (value, taken) in [
+        ("0", false),
+        ("65mb", false),
+        ("32mb", true),
+        ("67108865", false),
+        ("64mb", true),
+    ] {
+        let before = held(&mut client);
+        let reply = client.ask(&format!("CONFIG SET maxmemory {value}")).text();
+        if taken {
+            assert_eq!(reply, "+OK", "{value}");
+        } else {
+            assert!(reply.contains("--max-memory"), "{value}: {reply}");
+            assert_eq!(held(&mut client), before);
+        }
+    }
+    assert_eq!(held(&mut client), (64 << 20).to_string());
+    for command in ["SHUTDOWN", "SHUTDOWN NOSAVE"] {
+        let reply = client.ask(command).text();
+        assert!(reply.contains("CACHE.NODE SHUTDOWN"), "{reply}");
+    }
+    assert_eq!(client.ask("PING").text(), "+PONG");
+    process.signal("-TERM");
+    assert_eq!(process.end(), Some(0));
+}
+
+/// A client that never reads its replies does not keep the process from ending.
+#[test]
+fn a_client_that_does_not_read_is_not_waited_for_at_the_end() {
+    let process = Process::start(&[]);
+    let mut client = Client::connect(process.address);
+    let value = "v".repeat(1 << 20);
+    assert_eq!(client.ask(&format!("SET big {value}")).text(), "+OK");
+    // More than sockets hold; none of it is read.
+    client.send("GET big\r\n".repeat(100).as_bytes());
+    let mut other = Client::connect(process.address);
+    wait_for("its replies to wait", || {
+        let list = other.ask("CLIENT LIST").text();
+        let waiting = |line: &str| line.contains(" obl=") && !line.contains(" obl=0 ");
+        list.lines().any(waiting)
+    });
+    process.signal("-TERM");
+    assert_eq!(process.end(), Some(0));
+}
