@@ -53,15 +53,23 @@ pub const THREADS_MAX: usize = 128;
 /// What `SCAN` takes as COUNT at most in one lock section.
 pub const SCAN_SECTION: usize = 4096;
 
-/// Bytes of the log in memory for those who come back, unless configured.
+/// Bytes of the log in memory for those who come back, unless configured; a small node keeps a part of its own size, see
+/// [`LOG_BACKLOG_SHARE`].
 pub const LOG_BACKLOG: u64 = 64 << 20;
+/// The backlog's part of `--max-memory`, one in so many. What waits for the log and for copies of slots has the backlog's size too, and all
+/// of it must fit beside the store.
+pub const LOG_BACKLOG_SHARE: u64 = 16;
+/// What a small node keeps nevertheless.
+pub const LOG_BACKLOG_SMALL: u64 = 1 << 20;
 /// And at least: less would hold no record of ordinary size.
 pub const LOG_BACKLOG_MIN: u64 = 16 << 10;
-/// Bytes written and not yet in the log beyond which writers wait, so that a burst does not outrun its one merger without bound.
+/// Bytes written and not yet in the log beyond which writers wait, so that a burst does not outrun its one merger without bound; the
+/// backlog's size where that is less.
 pub const LOG_CREDIT: usize = 64 << 20;
-/// Bytes that a copy of slots has ready beyond which it copies no more until some are sent.
+/// Bytes that a copy of slots has ready beyond which it copies no more until some are sent; a quarter of the backlog's size where that is
+/// less.
 pub const COPY_PAUSE: usize = 16 << 20;
-/// Bytes beyond which writers wait too: what they write comes on top of the copy.
+/// Bytes beyond which writers wait too: what they write comes on top of the copy; the backlog's size where that is less.
 pub const COPY_THROTTLE: usize = 64 << 20;
 /// Bytes beyond which the copy is given up, one value of the largest size aside: whoever takes it has stopped.
 pub const COPY_MAX: usize = 256 << 20;

@@ -11,7 +11,9 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use thiserror::Error;
 
-use crate::limits::{CLIENTS_MAX, LOG_BACKLOG, LOG_BACKLOG_MIN, THREADS_MAX};
+use crate::limits::{
+    CLIENTS_MAX, LOG_BACKLOG, LOG_BACKLOG_MIN, LOG_BACKLOG_SHARE, LOG_BACKLOG_SMALL, THREADS_MAX,
+};
 use units::parse_bytes;
 
 const EXAMPLES: &str = "\
@@ -111,7 +113,7 @@ pub struct Config {
     #[arg(long, env = "CACHE_NODE_TOPOLOGY_FILE", value_name = "FILE")]
     pub topology_file: Option<PathBuf>,
 
-    /// Bytes of the log that are kept for replicas that come back. Default: 64mb. Needs --cluster.
+    /// Bytes of the log that are kept for replicas that come back. Default: a 16th of --max-memory, 1mb to 64mb. Needs --cluster.
     #[arg(long, env = "CACHE_NODE_LOG_BACKLOG", value_parser = parse_bytes, value_name = "SIZE")]
     pub log_backlog: Option<u64>,
 
@@ -218,7 +220,11 @@ impl Config {
     }
 
     pub fn log_backlog(&self) -> usize {
-        self.log_backlog.unwrap_or(LOG_BACKLOG) as usize
+        let default = match self.max_memory {
+            0 => LOG_BACKLOG,
+            most => (most / LOG_BACKLOG_SHARE).clamp(LOG_BACKLOG_SMALL, LOG_BACKLOG),
+        };
+        self.log_backlog.unwrap_or(default) as usize
     }
 
     /// What cannot be, by one flag or by several together.
@@ -402,6 +408,23 @@ mod tests {
                 "--{flag}"
             );
             assert!(arg.get_help().is_some(), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn the_backlog_is_a_part_of_the_memory() {
+        let table = [
+            ("", 64 << 20),
+            ("--max-memory 64mb", 4 << 20),
+            ("--max-memory 768mb", 48 << 20),
+            ("--max-memory 8mb", 1 << 20),
+            ("--max-memory 8gb", 64 << 20),
+            ("--max-memory 8mb --log-backlog 32mb", 32 << 20),
+        ];
+        for (flags, bytes) in table {
+            let config =
+                Config::parse_from(["cache-node"].into_iter().chain(flags.split_whitespace()));
+            assert_eq!(config.log_backlog(), bytes, "{flags}");
         }
     }
 

@@ -3,7 +3,6 @@
 //! A ticket is taken and its entry appended while the writer holds the lock of what it changed, so tickets of one key are in the order of
 //! its changes. Tickets are dense: the merger passes one on only when all before it are there.
 
-use crate::limits::LOG_CREDIT;
 use crate::sync::{
     AtomicBool, AtomicU64, AtomicUsize, Condvar, LANES, Mutex, Ordering, fence, lane,
 };
@@ -63,8 +62,9 @@ impl Lanes {
         self.wake.notify_one();
     }
 
-    pub fn has_credit(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) < LOG_CREDIT
+    /// Whether less than `most` bytes wait to be merged.
+    pub fn has_credit(&self, most: usize) -> bool {
+        self.bytes.load(Ordering::Relaxed) < most
     }
 
     pub fn next_ticket(&self) -> u64 {

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 pub use backlog::{LogReader, Records};
 pub use walk::{SlotSet, WalkConsumer, WalkEvent};
 
+use crate::limits::LOG_CREDIT;
 use crate::store::effect::Effects;
 use crate::store::{Store, observer};
 use backlog::Backlog;
@@ -31,8 +32,13 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// What waits has so many bytes even beside the smallest backlog.
+const ROOM_MIN: usize = 1 << 20;
+
 /// The log of a node.
 pub struct Log {
+    /// Bytes that may wait to be merged.
+    credit: usize,
     shared: Arc<Shared>,
     merger: Mutex<Option<JoinHandle<()>>>,
 }
@@ -64,8 +70,9 @@ impl Log {
                 epoch: std::sync::atomic::AtomicU64::new(0),
                 end: watch::Sender::new(0),
                 merged: watch::Sender::new(0),
-                walks: walk::Walks::default(),
+                walks: walk::Walks::new(backlog_bytes),
             }),
+            credit: LOG_CREDIT.min(backlog_bytes.max(ROOM_MIN)),
             merger: Mutex::new(None),
         }
     }
@@ -120,7 +127,7 @@ impl Log {
     /// Whether a writer may go on: false while what was written and not yet merged, or not yet taken by a copy, is beyond its limit. Asked
     /// before locking. Whoever takes from a copy and stops must drop it.
     pub fn has_credit(&self) -> bool {
-        self.shared.lanes.has_credit() && !self.shared.walks.throttles()
+        self.shared.lanes.has_credit(self.credit) && !self.shared.walks.throttles()
     }
 
     /// The end of the log as merged.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::lanes::Entry;
-use super::{Position, Shared};
+use super::{Position, ROOM_MIN, Shared};
 use crate::limits::{COPY_MAX, COPY_PAUSE, COPY_THROTTLE};
 use crate::store::effect::{ALL_SLOTS, Effect, write_command, write_set};
 use crate::store::{SLOTS, Store};
@@ -98,6 +98,8 @@ pub(crate) struct Walk {
     /// Rung when the queue has room again.
     room: Notify,
     failed: AtomicBool,
+    /// As in [`Walks`].
+    pause: usize,
 }
 
 struct Follower {
@@ -107,16 +109,30 @@ struct Follower {
 }
 
 /// The walks under way.
-#[derive(Default)]
 pub struct Walks {
     next: AtomicU64,
     any: AtomicBool,
+    /// Bytes of a queue beyond which its copy waits, and beyond which writers do.
+    pause: usize,
+    throttle: usize,
     /// Whether a queue is beyond its throttle.
     throttled: AtomicBool,
     followers: Mutex<Vec<Follower>>,
 }
 
 impl Walks {
+    pub fn new(backlog_bytes: usize) -> Self {
+        let room = backlog_bytes.max(ROOM_MIN);
+        Self {
+            next: AtomicU64::new(0),
+            any: AtomicBool::new(false),
+            pause: COPY_PAUSE.min(room / 4),
+            throttle: COPY_THROTTLE.min(room),
+            throttled: AtomicBool::new(false),
+            followers: Mutex::default(),
+        }
+    }
+
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
@@ -129,7 +145,7 @@ impl Walks {
     fn measure(&self) {
         let full = |follower: &Follower| {
             !follower.walk.failed.load(Ordering::Relaxed)
-                && follower.walk.queue.lock().bytes > COPY_THROTTLE
+                && follower.walk.queue.lock().bytes > self.throttle
         };
         let throttled = self.followers.lock().iter().any(full);
         self.throttled.store(throttled, Ordering::Relaxed);
@@ -239,6 +255,7 @@ pub fn attach(shared: Arc<Shared>, slots: SlotSet) -> WalkConsumer {
         ready: Notify::new(),
         room: Notify::new(),
         failed: AtomicBool::new(false),
+        pause: walks.pause,
     });
     let mut followers = walks.followers.lock();
     followers.push(Follower {
@@ -334,7 +351,7 @@ impl WalkConsumer {
     async fn wait_for_room(&self) {
         loop {
             let room = self.walk.room.notified();
-            if self.walk.queue.lock().bytes < COPY_PAUSE || self.has_failed() {
+            if self.walk.queue.lock().bytes < self.walk.pause || self.has_failed() {
                 return;
             }
             room.await;
