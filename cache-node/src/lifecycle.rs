@@ -1,13 +1,12 @@
 //! A member's beginning and end: learning the topology at the start, handing over before the stop.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::cluster::role::Role;
@@ -18,6 +17,12 @@ use crate::persist::datadir::read_topology;
 
 /// The longest that a stopping primary waits for the operator to hand over.
 const OPERATOR: Duration = Duration::from_secs(6);
+/// The longest that an heir may take for the rest of the log.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Then a stopping primary's writes stay paused until the heir has answered, or the process ends.
+const HOLD: Duration = Duration::from_secs(600);
+/// The longest that a stopping primary asks others for a newer topology.
+const PEERS: Duration = Duration::from_secs(1);
 /// Between looks at peers and the topology file.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -143,6 +148,8 @@ pub async fn shutdown(cluster: &Arc<Cluster>, grace: Duration) {
         }
         tracing::warn!("the operator did not hand over; doing it without");
     }
+    // Another shard may have handed over by itself too: ours is to come on top of its topology.
+    let _ = timeout(PEERS, ask_peers(cluster)).await;
     if timeout_at(deadline, hand_over(cluster)).await.is_err() {
         tracing::error!("could not hand over in time; stopping without");
     }
@@ -183,56 +190,50 @@ async fn hand_over(cluster: &Arc<Cluster>) {
 
 async fn hand_over_to(cluster: &Arc<Cluster>, heir: &str) -> Result<(), String> {
     let known = cluster.known().ok_or("no topology")?;
-    let shard = cluster.state().shard;
-    if is_stopping(cluster, &known, heir).await? {
+    let next = next_topology(cluster, &known, heir)?;
+    if is_stopping(cluster, &next, heir).await {
         return Err("it is stopping too".into());
     }
-    // Not in place of the operator's, whose topology may be stored by now.
-    let pause = Duration::from_secs(5);
-    cluster.handover(heir, pause, false).await?;
-    let told = tell_all(cluster, &known, &shard, heir).await;
+    // Not in place of the operator's, whose topology may be stored by now. Writes that went on while the heir is told would be lost.
+    cluster.handover(heir, DRAIN, HOLD, false).await?;
+    let told = tell_all(cluster, &next, heir).await;
     if told.is_err() {
         cluster.resume();
     }
     told
 }
 
-/// Asks a member whether its process is about to end.
-async fn is_stopping(cluster: &Cluster, known: &Known, heir: &str) -> Result<bool, String> {
-    let (_, member) = known.topology.find(heir).ok_or("it is not listed")?;
+/// Whether a member says that its process is about to end. One that says nothing may be reached yet.
+async fn is_stopping(cluster: &Cluster, next: &Known, heir: &str) -> bool {
     let asked = async {
-        let mut peer = Peer::reach(member, &cluster.password()?).await?;
-        peer.ask_text(&[b"CACHE.NODE", b"HELLO"]).await
+        let (_, member) = next.topology.find(heir)?;
+        let mut peer = Peer::reach(member, &cluster.password().ok()?).await.ok()?;
+        let state = peer.ask_text(&[b"CACHE.NODE", b"HELLO"]).await.ok()??;
+        serde_json::from_str::<NodeState>(&state).ok()
     };
-    let state = asked.await.map_err(|e| e.to_string())?.unwrap_or_default();
-    let state: NodeState = serde_json::from_str(&state).map_err(|e| e.to_string())?;
-    Ok(state.stopping)
+    asked.await.is_some_and(|state| state.stopping)
 }
 
-/// Writes are paused and the heir holds the whole log: makes it primary by a topology of our own. An error: it certainly is not.
-async fn tell_all(
-    cluster: &Arc<Cluster>,
-    known: &Known,
-    shard: &str,
-    heir: &str,
-) -> Result<(), String> {
-    let present: BTreeMap<String, String> = cluster
-        .state()
-        .replicas
-        .into_iter()
-        .filter(|r| r.synced)
-        .map(|r| (r.member, r.data_id))
-        .collect();
+/// The topology that makes a synced replica primary.
+fn next_topology(cluster: &Cluster, known: &Known, heir: &str) -> Result<Known, String> {
+    let (present, shard) = {
+        let inner = cluster.inner.lock();
+        (inner.present(), inner.part.shard.clone())
+    };
     if !present.contains_key(heir) {
         return Err("its connection broke".into());
     }
-    let next = with_new_primary(known, shard, heir, &present).map_err(|e| e.to_string())?;
-    let members = others(cluster, &next);
+    with_new_primary(known, &shard, heir, &present).map_err(|e| e.to_string())
+}
+
+/// Writes are paused and the heir holds the whole log: makes it primary by a topology of our own. An error: it certainly is not.
+async fn tell_all(cluster: &Arc<Cluster>, next: &Known, heir: &str) -> Result<(), String> {
+    let members = others(cluster, next);
     let to = members
         .iter()
         .find(|m| m.name == heir)
         .ok_or("it is not listed")?;
-    push_until_taken(cluster, to, &next).await?;
+    push_until_taken(cluster, to, next).await?;
     tracing::info!(heir, epoch = next.topology.epoch, "handed over");
     // From here on it is the primary; all others learn it from us or from each other.
     if let Err(error) = cluster.set_topology(next.json.as_bytes()).await {

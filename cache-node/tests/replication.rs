@@ -455,3 +455,31 @@ fn a_replica_that_is_stopping_too_is_no_heir() {
     );
     assert!(!a.state().writes_paused);
 }
+
+/// With no operator, a replica was restarted: the topology has its old address and its old name's records lag. It is reached where it
+/// connects from, and the others learn that from the topology.
+#[test]
+fn an_heir_is_reached_where_it_connects_from() {
+    let (a, b) = primary_and_replica();
+    let mut stale = Topology::new(2).shard("0", ALL, &[&a, &b]);
+    // Nobody listens there.
+    for field in ["address", "host"] {
+        stale.shards[0]["members"][1][field] = "127.0.0.3".into();
+    }
+    a.push(&stale);
+    b.push(&stale);
+    wait_until("it follows", || a.state().replicas.iter().any(|r| r.synced));
+    assert!(a.try_write(b"k", Some(b"v"), None));
+    a.block_on(cache_node::lifecycle::shutdown(
+        &a.cluster,
+        Duration::from_secs(600),
+    ));
+    assert_eq!(
+        (a.state().role, b.state().role),
+        (Role::Replica, Role::Primary)
+    );
+    assert_eq!(b.get(b"k").as_deref(), Some(&b"v"[..]));
+    let known = a.cluster.known().unwrap();
+    let (_, heir) = known.topology.find("m-0-1").unwrap();
+    assert_eq!(heir.address.as_deref(), Some("127.0.0.1"));
+}

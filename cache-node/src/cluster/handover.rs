@@ -10,13 +10,14 @@ use super::role::Role;
 use crate::log::Position;
 
 impl Cluster {
-    /// Pauses writes and waits until `member` holds the whole log. Writes stay paused until a newer topology, [`Cluster::resume`], or
-    /// `timeout` after this returns. An error says why not; then writes go on. With `instead`, it takes the place of one under way:
+    /// Pauses writes and waits up to `timeout` until `member` holds the whole log. Writes stay paused until a newer topology,
+    /// [`Cluster::resume`], or `hold` after this returns. An error says why not; then writes go on. With `instead`, it takes the place of one under way:
     /// it comes from an operator whose predecessor was killed. Without, one under way is left alone.
     pub async fn handover(
         self: &Arc<Self>,
         member: &str,
         timeout: Duration,
+        hold: Duration,
         instead: bool,
     ) -> Result<Position, String> {
         let id = self.begin_handover(member, instead)?;
@@ -35,7 +36,7 @@ impl Cluster {
             Ok(position) => {
                 let cluster = self.clone();
                 tokio::spawn(async move {
-                    tokio::time::sleep(timeout).await;
+                    tokio::time::sleep(hold).await;
                     if cluster.end_handover(Some(id)) {
                         tracing::warn!("no newer topology came after the handover: writes go on");
                     }

@@ -9,6 +9,7 @@ pub mod state;
 pub mod topology;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -21,7 +22,7 @@ pub use apply::SetError;
 use role::{Myself, Part, Role};
 pub use routing::{Routing, RoutingNode, RoutingShard};
 use state::{ImportState, MoveState, NodeState, ReplicaState, Sync, SyncPhase};
-use topology::{Known, Member};
+use topology::{Known, Member, Present};
 
 use crate::config::passwords::Passwords;
 use crate::log::{Log, Position, SlotSet};
@@ -94,6 +95,8 @@ pub(crate) struct Inner {
 pub(crate) struct ReplicaProgress {
     pub session: u64,
     pub data_id: String,
+    /// Where it connects from: true when the topology's address is of a pod that is gone.
+    pub address: Option<IpAddr>,
     /// It went past its full sync and follows the log.
     pub synced: bool,
     pub epoch: u64,
@@ -414,6 +417,16 @@ impl Inner {
             data_id: &cluster.data_id,
             fresh: self.fresh,
         }
+    }
+
+    /// Data ID and address of each synced replica.
+    pub(crate) fn present(&self) -> BTreeMap<String, Present> {
+        let synced = self.replicas.iter().filter(|(_, r)| r.synced);
+        let present = |r: &ReplicaProgress| Present {
+            data_id: r.data_id.clone(),
+            address: r.address,
+        };
+        synced.map(|(name, r)| (name.clone(), present(r))).collect()
     }
 
     fn replica_states(&self) -> Vec<ReplicaState> {

@@ -1,6 +1,7 @@
 //! Who holds what, as the operator pushes it (docs/protocol.md, "Topology").
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -354,12 +355,19 @@ fn hash(json: &str) -> String {
     digest[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// What a primary knows of a replica that follows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    pub data_id: String,
+    pub address: Option<IpAddr>,
+}
+
 /// The topology with a shard's primary replaced, one epoch on, for a node that hands over by itself. Keeps fields that it does not know.
 pub fn with_new_primary(
     known: &Known,
     shard: &str,
     new_primary: &str,
-    data_ids: &BTreeMap<String, String>,
+    present: &BTreeMap<String, Present>,
 ) -> Result<Known, BadTopology> {
     let mut value: serde_json::Value =
         serde_json::from_str(&known.json).map_err(|e| bad("topology", e.to_string()))?;
@@ -369,8 +377,12 @@ pub fn with_new_primary(
         entry["bootstrap"] = false.into();
         for member in entry["members"].as_array_mut().into_iter().flatten() {
             let name = member["name"].as_str().unwrap_or_default().to_owned();
-            if let Some(id) = data_ids.get(&name) {
-                member["dataID"] = id.as_str().into();
+            if let Some(seen) = present.get(&name) {
+                member["dataID"] = seen.data_id.as_str().into();
+                // A topology of local processes names no addresses.
+                if let (Some(address), true) = (seen.address, member["address"].is_string()) {
+                    member["address"] = address.to_string().into();
+                }
             }
             if name == new_primary {
                 member["role"] = "Primary".into();
@@ -461,13 +473,21 @@ pub(crate) mod tests {
     fn a_new_primary_changes_roles_and_keeps_the_rest() {
         let text = TWO.replacen(r#""moves""#, r#""novel":{"z":1},"moves""#, 1);
         let known = Known::parse(text.as_bytes()).unwrap();
-        let ids = BTreeMap::from([("main-0-1".to_owned(), "new".to_owned())]);
-        let next = with_new_primary(&known, "0", "main-0-1", &ids).unwrap();
+        let seen = |id: &str| Present {
+            data_id: id.into(),
+            address: Some(IpAddr::from([10, 0, 0, 9])),
+        };
+        let present = BTreeMap::from([
+            ("main-0-0".to_owned(), seen("d00")),
+            ("main-0-1".to_owned(), seen("new")),
+        ]);
+        let next = with_new_primary(&known, "0", "main-0-1", &present).unwrap();
         assert_eq!(next.topology.epoch, 8);
         assert!(next.json.contains(r#""novel":{"z":1}"#));
         let mut expected = known.topology.clone();
         expected.epoch = 8;
         expected.shards[0].members[0].role = MemberRole::Replica;
+        expected.shards[0].members[0].address = Some("10.0.0.9".into());
         expected.shards[0].members[1].role = MemberRole::Primary;
         expected.shards[0].members[1].data_id = "new".into();
         assert_eq!(next.topology, expected);

@@ -249,7 +249,7 @@ async fn handover(cluster: Arc<Cluster>, member: &str, ms: &Bytes) -> Then {
         Ok(time) => time,
         Err(then) => return then,
     };
-    match cluster.handover(member, time, true).await {
+    match cluster.handover(member, time, time, true).await {
         Ok(at) => Then::Reply(watch::json(
             &json!({"logEpoch": at.epoch, "offset": at.offset}),
         )),

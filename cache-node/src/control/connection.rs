@@ -32,6 +32,7 @@ pub async fn run(cluster: Arc<Cluster>, stream: TcpStream) -> io::Result<()> {
         .with_time(Duration::from_secs(15))
         .with_interval(Duration::from_secs(5));
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    let from = stream.peer_addr().ok().map(|a| a.ip().to_canonical());
     let (mut input, output) = stream.into_split();
     let (out, queue) = mpsc::channel(16);
     let writer = tokio::spawn(write_all(output, queue));
@@ -43,7 +44,7 @@ pub async fn run(cluster: Arc<Cluster>, stream: TcpStream) -> io::Result<()> {
     match then? {
         Then::Sync(request) => {
             let input = FrameReader::new(input, buffer);
-            primary::serve(cluster, request, input, output).await
+            primary::serve(cluster, request, from, input, output).await
         }
         Then::Import(request) => {
             let input = FrameReader::new(input, buffer);

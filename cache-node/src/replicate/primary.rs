@@ -1,6 +1,7 @@
 //! A primary's side of replication: one session for each replica.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ enum Way {
 pub async fn serve<R, W>(
     cluster: Arc<Cluster>,
     request: SyncRequest,
+    from: Option<IpAddr>,
     input: FrameReader<R>,
     output: W,
 ) -> io::Result<()>
@@ -51,7 +53,7 @@ where
 {
     let mut out = FrameWriter::new(output);
     let mut term = cluster.term();
-    let session = match begin(cluster, &request) {
+    let session = match begin(cluster, &request, from) {
         Ok(session) => session,
         Err(why) => return out.write(format!("-{why}\r\n").as_bytes()).await,
     };
@@ -70,7 +72,11 @@ where
 }
 
 /// Registers the replica. An error says why it cannot follow this node.
-fn begin(cluster: Arc<Cluster>, request: &SyncRequest) -> Result<Session, String> {
+fn begin(
+    cluster: Arc<Cluster>,
+    request: &SyncRequest,
+    address: Option<IpAddr>,
+) -> Result<Session, String> {
     let mut inner = cluster.inner.lock();
     let topology = match &inner.topology {
         Some(known) if inner.part.role == Role::Primary => &known.topology,
@@ -99,6 +105,7 @@ fn begin(cluster: Arc<Cluster>, request: &SyncRequest) -> Result<Session, String
     let progress = ReplicaProgress {
         session: id,
         data_id: request.data_id.clone(),
+        address,
         synced: false,
         epoch: 0,
         acked: 0,
