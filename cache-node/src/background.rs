@@ -1,14 +1,14 @@
-//! The thread that works while nobody asks: removes expired items, frees what flushes left, and takes samples.
+//! The thread that works while nobody asks: removes expired items, frees what flushes left, keeps memory in bounds, and takes samples.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
+use crate::metrics::process;
 use crate::node::{Node, now_ms};
+use crate::store::CompactionPass;
 
 const TICK: Duration = Duration::from_millis(100);
 /// Of each tick, what the search for expired items may take.
@@ -17,60 +17,148 @@ const SWEEP: Duration = Duration::from_millis(25);
 const BUCKETS: usize = 8;
 /// Another round follows when the last one has removed so many items.
 const WORTH_A_ROUND: usize = 1024;
+/// How long compaction goes on before other work is looked at, and how long it rests when nobody needs what it gains.
+const COMPACTION: Duration = Duration::from_millis(5);
+const COMPACTION_REST: Duration = Duration::from_millis(20);
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Whose memory the node is answerable for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accounts {
+    /// The store's: the process is somebody else's.
+    Store,
+    /// All that the process holds beyond what it held when it began.
+    Process,
+}
 
 /// The running thread.
 pub struct Background {
-    stop: Arc<(Mutex<bool>, Condvar)>,
+    node: Arc<Node>,
+    stopped: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Background {
-    pub fn start(node: Arc<Node>) -> io::Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
-        let until = stop.clone();
+    pub fn start(node: Arc<Node>, accounts: Accounts) -> io::Result<Self> {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let mut work = Work {
+            node: node.clone(),
+            resident_at_start: (accounts == Accounts::Process).then(process::resident_bytes),
+            pass: None,
+            needed: false,
+            sampled: (Instant::now(), node.stats.commands()),
+        };
+        node.store.attend(true);
+        let until = stopped.clone();
         let thread = std::thread::Builder::new()
             .name("background".into())
-            .spawn(move || run(&node, &until))?;
-        Ok(Self { stop, thread })
+            .spawn(move || {
+                while !until.load(Ordering::Acquire) {
+                    work.round();
+                }
+                work.end();
+            })?;
+        Ok(Self {
+            node,
+            stopped,
+            thread,
+        })
     }
 
     pub fn stop(self) {
-        *self.stop.0.lock() = true;
-        self.stop.1.notify_one();
+        self.stopped.store(true, Ordering::Release);
+        self.node.store.call_for_room();
         if self.thread.join().is_err() {
             tracing::error!("the background thread had panicked");
         }
     }
 }
 
-fn run(node: &Node, stop: &(Mutex<bool>, Condvar)) {
-    let mut sampled = (Instant::now(), node.stats.commands());
-    loop {
-        {
-            let mut stopped = stop.0.lock();
-            if !*stopped {
-                stop.1.wait_for(&mut stopped, TICK);
-            }
-            if *stopped {
-                return;
-            }
-        }
+struct Work {
+    node: Arc<Node>,
+    /// None: the process is not ours to account for.
+    resident_at_start: Option<u64>,
+    pass: Option<CompactionPass>,
+    /// Somebody needs what the pass gains.
+    needed: bool,
+    /// When commands were last counted, and how many there were.
+    sampled: (Instant, u64),
+}
+
+impl Work {
+    fn round(&mut self) {
+        let rest = match (&self.pass, self.needed) {
+            (None, _) => TICK,
+            (Some(_), false) => COMPACTION_REST,
+            (Some(_), true) => Duration::ZERO,
+        };
+        let called = self.node.store.wait_for_need(rest);
+        self.needed |= called;
+        let store = &self.node.store;
         let begin = Instant::now();
-        while node.store.sweep_expired(BUCKETS, now_ms()) >= WORTH_A_ROUND
-            && begin.elapsed() < SWEEP
-        {}
-        node.store.free_garbage();
-        if sampled.0.elapsed() >= SECOND {
-            let commands = node.stats.commands();
-            // Fewer than before: the counters were reset.
-            let since = commands.saturating_sub(sampled.1) as f64;
-            let rate = since / sampled.0.elapsed().as_secs_f64();
-            node.stats
-                .commands_per_second
-                .store(rate as u64, Ordering::Relaxed);
-            sampled = (Instant::now(), commands);
+        while store.sweep_expired(BUCKETS, now_ms()) >= WORTH_A_ROUND && begin.elapsed() < SWEEP {}
+        store.free_garbage();
+        self.account();
+        self.compact();
+        self.sample();
+        self.node.heartbeat_ms.store(now_ms(), Ordering::Relaxed);
+    }
+
+    /// What the process holds beside the store counts against the limit.
+    fn account(&self) {
+        let Some(at_start) = self.resident_at_start else {
+            return;
+        };
+        let stats = self.node.store.stats();
+        let store = stats.bytes - stats.other_bytes;
+        let beyond = process::resident_bytes().saturating_sub(at_start);
+        self.node
+            .store
+            .set_other_memory(beyond.saturating_sub(store));
+    }
+
+    fn compact(&mut self) {
+        let store = &self.node.store;
+        if self.pass.is_none() {
+            self.pass = store.begin_compaction(self.needed);
         }
-        node.heartbeat_ms.store(now_ms(), Ordering::Relaxed);
+        if let Some(pass) = &mut self.pass {
+            let begin = Instant::now();
+            while pass.step(store) {
+                if begin.elapsed() >= COMPACTION {
+                    return;
+                }
+            }
+        }
+        if let Some(pass) = self.pass.take() {
+            pass.finish(store);
+        }
+        self.needed = false;
+        if store.somebody_waits() {
+            self.node.wakers.wake_all();
+        }
+    }
+
+    fn sample(&mut self) {
+        let elapsed = self.sampled.0.elapsed();
+        if elapsed < SECOND {
+            return;
+        }
+        let stats = &self.node.stats;
+        let commands = stats.commands();
+        // Fewer than before: the counters were reset.
+        let since = commands.saturating_sub(self.sampled.1) as f64;
+        let rate = (since / elapsed.as_secs_f64()) as u64;
+        stats.commands_per_second.store(rate, Ordering::Relaxed);
+        self.sampled = (Instant::now(), commands);
+    }
+
+    /// Nobody makes room from here on, so nobody may wait for it.
+    fn end(self) {
+        self.node.store.attend(false);
+        if let Some(pass) = self.pass {
+            pass.finish(&self.node.store);
+        }
+        self.node.wakers.wake_all();
     }
 }

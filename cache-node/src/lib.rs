@@ -1,5 +1,6 @@
 //! A multi-threaded cache server that speaks the Redis protocol.
 
+pub mod allocator;
 pub mod background;
 pub mod cluster;
 pub mod command;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use cache_node::config::{Config, LogFormat};
-use cache_node::run;
+use cache_node::{allocator, run};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         eprintln!("cache-node: {invalid}\nTry cache-node --help.");
         return ExitCode::from(USAGE);
     }
+    allocator::configure();
     log_to_stderr(&config);
     match run::run(config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::background::Background;
+use crate::background::{Accounts, Background};
 use crate::config::Config;
 use crate::limits::OTHER_FILES;
 use crate::node::{Node, StartError};
@@ -47,7 +47,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .enable_all()
         .build()?;
     let node = Arc::new(Node::new(config)?);
-    let background = Background::start(node.clone())?;
+    let background = Background::start(node.clone(), Accounts::Process)?;
     let mut signals = {
         let _in_runtime = runtime.enter();
         Signals::new()?

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::errors::{NO_AUTH, wrong_arity};
+use super::errors::{NO_AUTH, OUT_OF_MEMORY, wrong_arity};
 use super::session::ReplyMode;
 use super::table::{Entry, Flags, TABLE};
 use super::{Context, Reason, Request, Session, Stop};
@@ -73,6 +73,10 @@ pub fn execute(
         Err(Stop::Error(text)) => {
             // A handler that fails has written nothing that counts.
             out.truncate(mark);
+            if text == OUT_OF_MEMORY && node.store.room_is_coming() {
+                stats.parked.add(1);
+                return Outcome::Pending(Reason::NoRoom);
+            }
             let resp3 = session.resp3;
             Reply { out, resp3 }.error(&text);
             stats.errors.add(1);

@@ -10,17 +10,19 @@ use crate::cluster::state::{NodeState, SyncPhase};
 use crate::config::units::human;
 use crate::metrics::process;
 use crate::node::{Node, now_ms};
-use crate::server::registry::flag;
+use crate::server::registry::{Client, flag};
+use crate::store::{STEP_BOUNDS_US, STEPS};
 
 type Section = fn(&Node, &mut Fields);
 
 /// Sections by name; whether they are shown unasked.
-const SECTIONS: [(&str, Section, bool); 10] = [
+const SECTIONS: [(&str, Section, bool); 11] = [
     ("Server", server, true),
     ("Clients", clients, true),
     ("Memory", memory, true),
     ("Persistence", persistence, true),
     ("Stats", stats, true),
+    ("Steps", steps, true),
     ("Replication", replication, true),
     ("CPU", cpu, true),
     ("Commandstats", commandstats, false),
@@ -94,21 +96,53 @@ fn clients(node: &Node, f: &mut Fields) {
 
 fn memory(node: &Node, f: &mut Fields) {
     let store = node.store.stats();
+    let live = node.store.live_page_bytes();
     let rss = process::resident_bytes();
+    let ratio = rss as f64 / store.bytes.max(1) as f64;
     f.add("used_memory", store.bytes);
     f.add("used_memory_human", human(store.bytes));
     f.add("used_memory_rss", rss);
     f.add("used_memory_rss_human", human(rss));
+    f.add("mem_fragmentation_ratio", format_args!("{ratio:.2}"));
     f.add(
         "used_memory_dataset",
-        store.bytes.saturating_sub(store.table_bytes),
+        (live + store.span_bytes).saturating_sub(store.table_bytes),
     );
     f.add("used_memory_pages", store.page_bytes);
+    f.add("used_memory_pages_live", live);
+    f.add("used_memory_large_values", store.span_bytes);
     f.add("used_memory_tables", store.table_bytes);
+    f.add("used_memory_other", store.other_bytes);
     f.add("used_memory_log_backlog", node.log.backlog_bytes());
+    f.add("used_memory_clients", client_bytes(node));
+    f.add("compaction_moved_bytes", store.moved_bytes);
     f.add("maxmemory", store.max_bytes);
     f.add("maxmemory_human", human(store.max_bytes));
     f.add("maxmemory_policy", "noeviction");
+}
+
+/// Bytes that connections hold back: received and not executed, and not sent.
+fn client_bytes(node: &Node) -> u64 {
+    let held =
+        |c: &Client| c.input_bytes.load(Ordering::Relaxed) + c.output_bytes.load(Ordering::Relaxed);
+    node.clients.all().iter().map(|c| held(c)).sum()
+}
+
+/// How long the store's own work held locks, in microseconds of processor time.
+fn steps(node: &Node, f: &mut Fields) {
+    for (step, name) in STEPS {
+        let counts = node.store.steps(step);
+        let mut text = String::new();
+        let bounds = STEP_BOUNDS_US.iter().map(|bound| format!("le_{bound}"));
+        for (bound, count) in bounds.chain(["beyond".into()]).zip(counts.counts) {
+            let _ = write!(text, "{bound}={count},");
+        }
+        let (total, max) = (counts.total_us, counts.max_us);
+        f.add(
+            &format!("step_{name}_us"),
+            format_args!("{text}sum={total},max={max}"),
+        );
+    }
 }
 
 fn persistence(_: &Node, f: &mut Fields) {

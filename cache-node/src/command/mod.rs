@@ -69,6 +69,8 @@ pub enum Reason {
     SlotPaused,
     /// The log must merge what was written before.
     NoCredit,
+    /// Memory is full, and room is being made.
+    NoRoom,
 }
 
 impl From<&'static str> for Stop {

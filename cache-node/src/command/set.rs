@@ -285,6 +285,7 @@ fn set_all(
             before.push(old.map(|item| (item.value().to_vec(), item.expires_at())));
         }
         if let Err(full) = guard.set(p, key, value, None) {
+            guard.restore();
             // Latest first, as a key may be there twice.
             for (((key, _), &p), old) in pairs(args)
                 .zip(points)
@@ -294,7 +295,6 @@ fn set_all(
                 .rev()
             {
                 match old {
-                    // The room it had was given back under this lock.
                     Some((value, expires_at)) => {
                         if guard.set(p, key, &value, expires_at).is_err() {
                             tracing::error!(

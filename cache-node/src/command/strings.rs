@@ -49,7 +49,7 @@ pub const COMMANDS: &[Command] = &[
 pub fn reply_value(reply: &mut Reply<'_>, value: ValueRef<'_>) {
     match value {
         ValueRef::Inline(bytes) => reply.bulk(bytes),
-        ValueRef::Shared(bytes) => reply.bulk_shared(bytes),
+        ValueRef::Shared(bytes) => reply.bulk_shared(bytes.into()),
     }
 }
 

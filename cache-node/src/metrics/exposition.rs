@@ -7,6 +7,7 @@ use super::process;
 use super::stats::{BATCH_BOUNDS_US, Counter, ThreadStats};
 use crate::command::table::TABLE;
 use crate::node::{Node, now_ms};
+use crate::store::{STEP_BOUNDS_US, STEPS};
 
 /// A name with its type and help, followed by its samples.
 struct Text(String);
@@ -198,22 +199,53 @@ fn data(node: &Node, t: &mut Text) {
     let kinds = [
         ("store", store.bytes as f64),
         ("pages", store.page_bytes as f64),
+        ("pages_live", node.store.live_page_bytes() as f64),
+        ("large_values", store.span_bytes as f64),
         ("tables", store.table_bytes as f64),
+        ("other", store.other_bytes as f64),
         ("log_backlog", node.log.backlog_bytes() as f64),
         ("resident", process::resident_bytes() as f64),
     ];
     t.labelled(
         "cache_node_memory_bytes",
         "gauge",
-        "Memory: store is what counts against the limit, with pages and tables in it; resident is what the kernel reports.",
+        "Memory: store is what counts against the limit, with pages, large values and other (connections, log_backlog and what the allocator keeps) in it; pages_live and tables are parts of pages; resident is what the kernel reports.",
         "kind",
         kinds,
     );
+    t.counter(
+        "cache_node_compaction_moved_bytes_total",
+        "Bytes copied to give sparse pages back.",
+        store.moved_bytes,
+    );
+    steps(node, t);
     t.gauge(
         "cache_node_memory_limit_bytes",
         "Limit of the store; 0: none.",
         store.max_bytes,
     );
+}
+
+/// The store's own work, by what it is.
+fn steps(node: &Node, t: &mut Text) {
+    let name = "cache_node_step_duration_seconds";
+    let text = "Processor time of the store's own work under one lock: growth of a table, compaction, expiry, eviction.";
+    t.family(name, "histogram", text);
+    let bucket = format!("{name}_bucket");
+    for (step, kind) in STEPS {
+        let counts = node.store.steps(step);
+        let mut total = 0;
+        for (bound, count) in STEP_BOUNDS_US.iter().zip(counts.counts) {
+            total += count;
+            let bound = (*bound as f64 / 1e6).to_string();
+            t.sample(&bucket, &[("step", kind), ("le", &bound)], total);
+        }
+        total = counts.counts.iter().sum();
+        t.sample(&bucket, &[("step", kind), ("le", "+Inf")], total);
+        let seconds = counts.total_us as f64 / 1e6;
+        t.sample(&format!("{name}_sum"), &[("step", kind)], seconds);
+        t.sample(&format!("{name}_count"), &[("step", kind)], total);
+    }
 }
 
 fn connections(node: &Node, t: &mut Text) {

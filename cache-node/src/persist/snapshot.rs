@@ -13,7 +13,7 @@ use super::rdb::{self, Checksum};
 use crate::cluster::{Cluster, now_ms};
 use crate::limits::{SNAPSHOT_BUFFER, SNAPSHOT_BUFFER_MAX, SNAPSHOT_CHUNK};
 use crate::log::{Position, SlotSet};
-use crate::store::{ItemRef, SLOTS, SlotState, SnapshotSink, SnapshotWalk, ValueRef};
+use crate::store::{ItemRef, SLOTS, SharedValue, SlotState, SnapshotSink, SnapshotWalk, ValueRef};
 
 /// Buckets walked under one lock.
 const STEP: usize = 32;
@@ -30,7 +30,7 @@ pub struct Stat {
 enum Piece {
     Own(Vec<u8>),
     /// A big value, shared with the store.
-    Shared(Arc<[u8]>),
+    Shared(SharedValue),
 }
 
 impl Piece {

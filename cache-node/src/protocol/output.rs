@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::limits::BUFFER_KEEP;
 
@@ -26,7 +27,7 @@ pub struct Output {
 #[derive(Debug)]
 struct Shared {
     at: usize,
-    value: Arc<[u8]>,
+    value: Bytes,
 }
 
 /// A place in the output, to go back to.
@@ -57,7 +58,7 @@ impl Output {
     }
 
     /// Adds a value without copying it.
-    pub fn push_shared(&mut self, value: Arc<[u8]>) {
+    pub fn push_shared(&mut self, value: Bytes) {
         if value.is_empty() {
             return;
         }
@@ -205,7 +206,7 @@ mod tests {
             let fill = vec![round as u8; random.below(3000) as usize];
             let mark = output.mark();
             match random.below(4) {
-                0 => output.push_shared(Arc::from(&fill[..])),
+                0 => output.push_shared(fill.clone().into()),
                 _ => output.push(&fill),
             }
             if random.below(5) == 0 {

@@ -1,7 +1,8 @@
 //! Writes replies, in the version of the protocol that the client has chosen.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::output::Output;
 
@@ -57,7 +58,7 @@ impl Reply<'_> {
     }
 
     /// A bulk string that is sent without being copied.
-    pub fn bulk_shared(&mut self, value: Arc<[u8]>) {
+    pub fn bulk_shared(&mut self, value: Bytes) {
         self.head(b'$', value.len());
         self.out.push_shared(value);
         self.out.push(b"\r\n");
@@ -177,15 +178,11 @@ mod tests {
             ),
             (|r| r.bulk(b"a\r\n"), "$3\r\na\r\n\r\n", "$3\r\na\r\n\r\n"),
             (
-                |r| r.bulk_shared(Arc::from(&b"big"[..])),
+                |r| r.bulk_shared(Bytes::from_static(b"big")),
                 "$3\r\nbig\r\n",
                 "$3\r\nbig\r\n",
             ),
-            (
-                |r| r.bulk_shared(Arc::from(&b""[..])),
-                "$0\r\n\r\n",
-                "$0\r\n\r\n",
-            ),
+            (|r| r.bulk_shared(Bytes::new()), "$0\r\n\r\n", "$0\r\n\r\n"),
             (|r| r.null(), "$-1\r\n", "_\r\n"),
             (|r| r.null_array(), "*-1\r\n", "_\r\n"),
             (|r| r.array(2), "*2\r\n", "*2\r\n"),

@@ -275,8 +275,8 @@ impl Thread {
             Turn::Wait => {}
             Turn::Again => enqueue(&mut self.ready, connection, key),
             Turn::Park(Reason::NoCredit) => self.node.credit_wanted.notify_one(),
-            // Whoever changes a slot's state wakes all threads.
-            Turn::Park(Reason::SlotPaused) => {}
+            // Whoever changes a slot's state, or makes room, wakes all threads.
+            Turn::Park(Reason::SlotPaused | Reason::NoRoom) => {}
             Turn::Close => self.close(key),
         }
     }

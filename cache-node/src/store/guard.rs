@@ -4,11 +4,13 @@ use std::cell::RefCell;
 
 use parking_lot::MutexGuard;
 
+use super::budget::{OutOfMemory, Room};
 use super::domain::{Domain, SlotState, observer};
 use super::effect::{ALL_SLOTS, Effects};
 use super::item::{self, ItemRef, Kind, NewValue, ValueRef};
-use super::pages::{OutOfMemory, Ref};
+use super::pages::Ref;
 use super::point::{Point, SLOTS_PER_DOMAIN, domain_of, hash_of};
+use super::steps::Step;
 use super::table::{Spot, Table};
 use super::{MAX_VALUE, Store};
 
@@ -30,6 +32,8 @@ pub struct Guard<'s> {
     replay: bool,
     /// Whether an item is expired is another node's decision.
     as_told: bool,
+    /// What its items may take.
+    room: Room,
 }
 
 impl<'s> Guard<'s> {
@@ -46,6 +50,7 @@ impl<'s> Guard<'s> {
             garbage: Vec::new(),
             replay: false,
             as_told: false,
+            room: Room::Limit,
         })
     }
 
@@ -57,11 +62,17 @@ impl<'s> Guard<'s> {
     pub fn replay(&mut self) {
         self.replay = true;
         self.as_told = true;
+        self.room = Room::Slack;
     }
 
     /// For applying a slot move: logged as ordinary writes, but expired items are there until the source deletes them.
     pub fn import(&mut self) {
         self.as_told = true;
+    }
+
+    /// For putting back what was there before: memory is found for it, whatever the limit.
+    pub fn restore(&mut self) {
+        self.room = Room::Any;
     }
 
     /// The domain of a slot, which must be locked.
@@ -229,13 +240,13 @@ impl<'s> Guard<'s> {
             return Ok(false);
         };
         let item = self.item(at);
-        match (item.expires_at().is_some(), expires_at) {
-            (true, Some(time)) => {
+        match (item.expires_at(), expires_at) {
+            (Some(_), Some(time)) if item::expiry_fits(item, expires_at) => {
                 self.before_change(p, false);
-                // SAFETY: the item is live, locked, has an expiry, and no ItemRef to it is in use.
+                // SAFETY: the item is live, locked, has an expiry of this width, and no ItemRef to it is in use.
                 unsafe { item::overwrite_expiry(&self.store.pages, at, time) };
             }
-            (false, None) => return Ok(true),
+            (None, None) => return Ok(true),
             _ => match item.value() {
                 ValueRef::Inline(b) => {
                     let value = b.to_vec();
@@ -301,12 +312,12 @@ impl<'s> Guard<'s> {
     ) -> Result<(), OutOfMemory> {
         let found = self.find(p, key);
         if let (Some((_, at)), NewValue::Bytes(bytes)) = (found, &value)
-            && item::fits_in_place(self.item(at), bytes.len(), expires_at.is_some())
+            && item::fits_in_place(self.item(at), bytes.len(), expires_at)
         {
             self.before_change(p, false);
-            // SAFETY: the item is live, locked, inline, of the same lengths, and no ItemRef to it is in use.
+            // SAFETY: the item is live, locked, of the same lengths, and no ItemRef to it is in use.
             unsafe {
-                item::overwrite_inline(&self.store.pages, at, bytes);
+                item::overwrite_value(&self.store.pages, at, bytes);
                 if let Some(time) = expires_at {
                     item::overwrite_expiry(&self.store.pages, at, time);
                 }
@@ -341,11 +352,14 @@ impl<'s> Guard<'s> {
         domain.expires += u32::from(expires);
         let phase = domain.phase;
         let table = &mut domain.tables[usize::from(p.slot % SLOTS_PER_DOMAIN)];
-        // SAFETY: the table's references are live items of a locked domain.
-        let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
-        let change = table.insert(p.hash, at, phase, &hash);
+        if !table.insert_here(p.hash, at) {
+            // SAFETY: the table's references are live items of a locked domain.
+            let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
+            let grow = || table.insert(&store.pages, p.hash, at, phase, &hash);
+            let change = store.steps.time(Step::Growth, grow);
+            store.table_bytes_changed(change);
+        }
         table.item_bytes += bytes as u64;
-        store.table_bytes_changed(change);
         store.counters.added(expires);
     }
 
@@ -355,26 +369,15 @@ impl<'s> Guard<'s> {
         value: NewValue<'_>,
         expires_at: Option<u64>,
     ) -> Result<(Ref, usize), OutOfMemory> {
-        let pages = &self.store.pages;
-        let plan = item::plan(key.len(), value.len(), expires_at.is_some());
-        if plan.heap > 0 {
-            self.store.budget.take(plan.heap)?;
-        }
-        let at = pages
-            .alloc(plan.chunk)
-            .inspect_err(|_| self.store.budget.give(plan.heap))?;
-        // SAFETY: a fresh chunk of the planned size, not published yet.
-        unsafe {
-            item::write(
-                pages.chunk(at).0,
-                plan,
-                Kind::String,
-                key,
-                value,
-                expires_at,
-            )
-        };
-        Ok((at, plan.chunk + plan.heap))
+        let store = self.store;
+        item::create(
+            (&store.pages, &store.spans, self.room),
+            Kind::String,
+            key,
+            value,
+            expires_at,
+            None,
+        )
     }
 
     /// Takes an entry out of its table and frees its item.
@@ -388,7 +391,7 @@ impl<'s> Guard<'s> {
         let table = &mut domain.tables[usize::from(p.slot % SLOTS_PER_DOMAIN)];
         // SAFETY: as in `insert`.
         let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
-        let change = table.remove(spot, phase, &hash);
+        let change = table.remove(&store.pages, spot, phase, &hash);
         table.item_bytes -= bytes as u64;
         store.table_bytes_changed(change);
         store.counters.removed(1, usize::from(expires));

@@ -1,29 +1,37 @@
 //! The layout of an item in its chunk. One of the few `unsafe` rooms.
 //!
 //! ```text
-//! header u32   kind:4 | layout:3 | expires:1 | key length:8 | value length:16
-//! expiry u64   only when `expires`: Unix milliseconds
+//! header u32   kind:4 | layout:2 | expiry:2 | clock:1 | key length:7 | value length:14 | heat:2
+//! expiry       5 bytes: milliseconds since 2020, or 8 bytes: Unix milliseconds
+//! clock u32    only when `clock`: what a sampled eviction policy keeps
 //! body         Inline:   key, value
-//!              BigValue: key, value as Arc<[u8]> (address u64, length u64)
-//!              BigBoth:  key as Box<[u8]>, value as Arc<[u8]> (address u64, length u64 each)
+//!              Long:     key length u32, value length u32, key, value
+//!              BigValue: key length u32, address of the value u64, key
+//!              BigBoth:  address of the key u64, address of the value u64
 //! ```
 //!
-//! A key of up to 255 bytes and a value of up to 64 KiB have their length in the header; a longer key makes the item `BigBoth`. All fields
-//! may be unaligned.
+//! Values from [`BIG_VALUE`] bytes, and what does not fit in a chunk, are in spans. All fields may be unaligned.
 //!
-//! Invariants: an item is written whole by [`write`] before its reference is published in a bucket; it is reached only under the lock of
+//! Invariants: an item is written whole by [`create`] before its reference is published in a bucket; it is reached only under the lock of
 //! its slot's domain; [`drop_body`] runs once, right before its chunk is freed.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::budget::{OutOfMemory, Room};
 use super::pages::{CHUNK_MAX, Pages, Ref};
+use super::spans::{SharedValue, Spans, span_bytes};
 
 /// Values from this size are kept out of pages, reference counted, and sent without a copy.
 pub const BIG_VALUE: usize = 16 * 1024 - 512;
+/// Keys up to this size have their length in the header.
+const SHORT_KEY: usize = 127;
 const HEADER: usize = 4;
-const EXPIRY: usize = 8;
-const FAT: usize = 16;
+const CLOCK: usize = 4;
+const ADDRESS: usize = 8;
+const LENGTH: usize = 4;
+/// 2020-01-01 in Unix milliseconds: five bytes reach from there to 2054.
+const EXPIRY_BASE: u64 = 1_577_836_800_000;
 
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +53,9 @@ impl Kind {
 #[repr(u8)]
 enum Layout {
     Inline = 0,
-    BigValue = 1,
-    BigBoth = 2,
+    Long = 1,
+    BigValue = 2,
+    BigBoth = 3,
 }
 
 /// A value to be stored.
@@ -55,28 +64,27 @@ pub enum NewValue<'a> {
     Bytes(&'a [u8]),
     /// Two runs, stored one after the other.
     Joined(&'a [u8], &'a [u8]),
-    Shared(Arc<[u8]>),
+    Shared(SharedValue),
 }
 
 impl NewValue<'_> {
     pub fn len(&self) -> usize {
+        let (a, b) = self.parts();
+        a.len() + b.len()
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
         match self {
-            Self::Bytes(b) => b.len(),
-            Self::Joined(a, b) => a.len() + b.len(),
-            Self::Shared(b) => b.len(),
+            Self::Bytes(b) => (b, &[]),
+            Self::Joined(a, b) => (a, b),
+            Self::Shared(b) => (b, &[]),
         }
     }
 
-    fn into_shared(self) -> Arc<[u8]> {
+    fn into_shared(self, spans: &Arc<Spans>, room: Room) -> Result<SharedValue, OutOfMemory> {
         match self {
-            Self::Bytes(b) => b.into(),
-            Self::Joined(a, b) => {
-                let mut joined = Vec::with_capacity(a.len() + b.len());
-                joined.extend_from_slice(a);
-                joined.extend_from_slice(b);
-                joined.into()
-            }
-            Self::Shared(b) => b,
+            Self::Shared(b) => Ok(b),
+            other => spans.value(&[other.parts().0, other.parts().1], room),
         }
     }
 }
@@ -86,7 +94,7 @@ impl NewValue<'_> {
 pub enum ValueRef<'a> {
     Inline(&'a [u8]),
     /// From [`BIG_VALUE`] bytes on: cheap to keep after the lock is gone.
-    Shared(Arc<[u8]>),
+    Shared(SharedValue),
 }
 
 impl std::ops::Deref for ValueRef<'_> {
@@ -99,120 +107,170 @@ impl std::ops::Deref for ValueRef<'_> {
     }
 }
 
+/// Bytes of an expiry.
+fn expiry_bytes(expires_at: Option<u64>) -> usize {
+    match expires_at {
+        None => 0,
+        Some(time) => 5 + 3 * usize::from(time.wrapping_sub(EXPIRY_BASE) >> 40 != 0),
+    }
+}
+
 /// How an item will lie in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     layout: Layout,
+    expiry: usize,
+    clock: bool,
     /// Bytes of the chunk.
     pub chunk: usize,
     /// Bytes beside the chunk.
     pub heap: usize,
 }
 
-/// Plans an item's layout from its lengths.
-pub fn plan(key: usize, value: usize, expires: bool) -> Plan {
-    let fixed = HEADER + if expires { EXPIRY } else { 0 };
-    let (layout, chunk, heap) = if key > 255 {
-        (Layout::BigBoth, fixed + 2 * FAT, key + value + FAT)
-    } else if value >= BIG_VALUE {
-        (Layout::BigValue, fixed + key + FAT, value + FAT)
-    } else {
-        (Layout::Inline, fixed + key + value, 0)
-    };
-    debug_assert!(chunk <= CHUNK_MAX);
-    Plan {
-        layout,
-        chunk,
-        heap,
+impl Plan {
+    /// Plans an item's layout from its lengths.
+    pub fn new(key: usize, value: usize, expires_at: Option<u64>, clock: bool) -> Self {
+        Self::of(key, value, expiry_bytes(expires_at), clock)
+    }
+
+    fn of(key: usize, value: usize, expiry: usize, clock: bool) -> Self {
+        let fixed = HEADER + expiry + if clock { CLOCK } else { 0 };
+        let inline = fixed + key + value;
+        let (layout, chunk, heap) = if key <= SHORT_KEY && value < BIG_VALUE {
+            (Layout::Inline, inline, 0)
+        } else if value < BIG_VALUE && inline + 2 * LENGTH <= CHUNK_MAX {
+            (Layout::Long, inline + 2 * LENGTH, 0)
+        } else if fixed + LENGTH + ADDRESS + key <= CHUNK_MAX {
+            let chunk = fixed + LENGTH + ADDRESS + key;
+            (Layout::BigValue, chunk, span_bytes(value))
+        } else {
+            let heap = span_bytes(key) + span_bytes(value);
+            (Layout::BigBoth, fixed + 2 * ADDRESS, heap)
+        };
+        debug_assert!(chunk <= CHUNK_MAX);
+        Self {
+            layout,
+            expiry,
+            clock,
+            chunk,
+            heap,
+        }
+    }
+
+    fn header(&self, kind: Kind, key: usize, value: usize) -> u32 {
+        let (key, value) = match self.layout {
+            Layout::Inline => (key as u32, value as u32),
+            _ => (0, 0),
+        };
+        let expiry = match self.expiry {
+            0 => 0,
+            5 => 1,
+            _ => 2,
+        };
+        kind as u32
+            | (self.layout as u32) << 4
+            | expiry << 6
+            | u32::from(self.clock) << 8
+            | key << 9
+            | value << 16
     }
 }
 
-fn header(layout: Layout, kind: Kind, expires: bool, key: usize, value: usize) -> u32 {
-    let key_len = if layout == Layout::BigBoth {
-        0
-    } else {
-        key as u32
-    };
-    let value_len = if layout == Layout::Inline {
-        value as u32
-    } else {
-        0
-    };
-    kind as u32 | (layout as u32) << 4 | u32::from(expires) << 7 | key_len << 8 | value_len << 16
-}
-
-/// Writes a whole item into the chunk at `to`.
-///
-/// # Safety
-/// `to` is a chunk of at least `plan.chunk` bytes that is ours alone, and `plan` was made for these lengths.
-pub unsafe fn write(
-    to: NonNull<u8>,
-    plan: Plan,
+/// Makes an item: its chunk, and its spans where it has some. Gives its reference and the bytes it takes.
+pub fn create(
+    (pages, spans, room): (&Pages, &Arc<Spans>, Room),
     kind: Kind,
     key: &[u8],
     value: NewValue<'_>,
     expires_at: Option<u64>,
-) {
-    let header = header(
-        plan.layout,
-        kind,
-        expires_at.is_some(),
-        key.len(),
-        value.len(),
-    );
-    // SAFETY: the plan says how many bytes are written, and the caller that they are there.
+    clock: Option<u32>,
+) -> Result<(Ref, usize), OutOfMemory> {
+    let plan = Plan::new(key.len(), value.len(), expires_at, clock.is_some());
+    let header = plan.header(kind, key.len(), value.len());
+    let body = Body::new((spans, room), plan.layout, key, value)?;
+    let at = pages.alloc(plan.chunk, room)?;
+    // SAFETY: a fresh chunk of the planned size that is ours alone.
     unsafe {
-        to.cast::<u32>().write_unaligned(header);
-        let mut at = to.add(HEADER);
-        if let Some(time) = expires_at {
-            at.cast::<u64>().write_unaligned(time);
-            at = at.add(EXPIRY);
+        let mut to = Writer(pages.chunk(at).0);
+        to.put(&header.to_le_bytes());
+        match (plan.expiry, expires_at) {
+            (5, Some(time)) => to.put(&(time - EXPIRY_BASE).to_le_bytes()[..5]),
+            (_, Some(time)) => to.put(&time.to_le_bytes()),
+            (_, None) => {}
         }
-        if plan.layout == Layout::BigBoth {
-            let key: Box<[u8]> = key.into();
-            write_fat(at, Box::into_raw(key));
-            at = at.add(FAT);
-        } else {
-            at.copy_from_nonoverlapping(NonNull::from(key).cast(), key.len());
-            at = at.add(key.len());
+        if let Some(clock) = clock {
+            to.put(&clock.to_le_bytes());
         }
-        if plan.layout == Layout::Inline {
-            match value {
-                NewValue::Bytes(b) => at.copy_from_nonoverlapping(NonNull::from(b).cast(), b.len()),
-                NewValue::Joined(a, b) => {
-                    at.copy_from_nonoverlapping(NonNull::from(a).cast(), a.len());
-                    at.add(a.len())
-                        .copy_from_nonoverlapping(NonNull::from(b).cast(), b.len());
+        body.write(to, plan.layout, key);
+    }
+    Ok((at, plan.chunk + plan.heap))
+}
+
+/// What follows the fixed part of an item. Spans in it go back when it is dropped unwritten.
+enum Body<'a> {
+    Here(NewValue<'a>),
+    Value(SharedValue),
+    Both(SharedValue, SharedValue),
+}
+
+impl<'a> Body<'a> {
+    fn new(
+        (spans, room): (&Arc<Spans>, Room),
+        layout: Layout,
+        key: &[u8],
+        value: NewValue<'a>,
+    ) -> Result<Self, OutOfMemory> {
+        Ok(match layout {
+            Layout::Inline | Layout::Long => Self::Here(value),
+            Layout::BigValue => Self::Value(value.into_shared(spans, room)?),
+            Layout::BigBoth => {
+                Self::Both(spans.value(&[key], room)?, value.into_shared(spans, room)?)
+            }
+        })
+    }
+
+    /// # Safety
+    /// `to` stands behind the fixed part of a chunk that was planned for this body.
+    unsafe fn write(self, mut to: Writer, layout: Layout, key: &[u8]) {
+        // SAFETY: the caller's word.
+        unsafe {
+            match self {
+                Self::Here(value) => {
+                    let (a, b) = value.parts();
+                    if layout == Layout::Long {
+                        to.put(&(key.len() as u32).to_le_bytes());
+                        to.put(&((a.len() + b.len()) as u32).to_le_bytes());
+                    }
+                    to.put(key);
+                    to.put(a);
+                    to.put(b);
                 }
-                NewValue::Shared(b) => {
-                    at.copy_from_nonoverlapping(NonNull::from(&*b).cast(), b.len());
+                Self::Value(value) => {
+                    to.put(&(key.len() as u32).to_le_bytes());
+                    to.put(&value.into_address().to_le_bytes());
+                    to.put(key);
+                }
+                Self::Both(key, value) => {
+                    to.put(&key.into_address().to_le_bytes());
+                    to.put(&value.into_address().to_le_bytes());
                 }
             }
-        } else {
-            write_fat(at, Arc::into_raw(value.into_shared()));
         }
     }
 }
 
-/// # Safety
-/// 16 bytes at `to` are ours to write.
-unsafe fn write_fat(to: NonNull<u8>, fat: *const [u8]) {
-    // SAFETY: the caller's word.
-    unsafe {
-        to.cast::<u64>()
-            .write_unaligned(fat.cast::<u8>().expose_provenance() as u64);
-        to.add(8).cast::<u64>().write_unaligned(fat.len() as u64);
-    }
-}
+struct Writer(NonNull<u8>);
 
-/// # Safety
-/// [`write_fat`] wrote 16 bytes at `at`, and what they point to is still there.
-unsafe fn read_fat(at: NonNull<u8>) -> *const [u8] {
-    // SAFETY: the caller's word.
-    unsafe {
-        let address = at.cast::<u64>().read_unaligned() as usize;
-        let length = at.add(8).cast::<u64>().read_unaligned() as usize;
-        std::ptr::slice_from_raw_parts(std::ptr::with_exposed_provenance(address), length)
+impl Writer {
+    /// # Safety
+    /// So many bytes from here on are ours to write.
+    unsafe fn put(&mut self, bytes: &[u8]) {
+        // SAFETY: the caller's word.
+        unsafe {
+            self.0
+                .copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+            self.0 = self.0.add(bytes.len());
+        }
     }
 }
 
@@ -232,39 +290,62 @@ impl<'a> ItemRef<'a> {
         Self {
             at,
             // SAFETY: a live item starts with its header.
-            header: unsafe { at.cast::<u32>().read_unaligned() },
+            header: u32::from_le(unsafe { at.cast::<u32>().read_unaligned() }),
             held: std::marker::PhantomData,
         }
     }
 
     fn layout(self) -> Layout {
-        match self.header >> 4 & 7 {
+        match self.header >> 4 & 3 {
             0 => Layout::Inline,
-            1 => Layout::BigValue,
+            1 => Layout::Long,
+            2 => Layout::BigValue,
             _ => Layout::BigBoth,
         }
     }
 
-    fn has_expiry(self) -> bool {
-        self.header >> 7 & 1 != 0
+    /// Bytes of its expiry; 0: it has none.
+    fn expiry(self) -> usize {
+        match self.header >> 6 & 3 {
+            0 => 0,
+            1 => 5,
+            _ => 8,
+        }
     }
 
-    /// The offset of the key (or of its fat pointer).
-    fn key_offset(self) -> usize {
-        HEADER + if self.has_expiry() { EXPIRY } else { 0 }
+    fn has_clock(self) -> bool {
+        self.header >> 8 & 1 != 0
     }
 
-    fn key_len(self) -> usize {
-        (self.header >> 8 & 0xFF) as usize
+    /// The offset of the body.
+    fn body(self) -> usize {
+        HEADER + self.expiry() + if self.has_clock() { CLOCK } else { 0 }
     }
 
-    fn value_offset(self) -> usize {
-        self.key_offset()
-            + if self.layout() == Layout::BigBoth {
-                FAT
-            } else {
-                self.key_len()
-            }
+    /// # Safety
+    /// The item has so many bytes from `offset` on.
+    unsafe fn slice(self, offset: usize, len: usize) -> &'a [u8] {
+        // SAFETY: the caller's word; the item is live and unwritten for 'a (`new`).
+        unsafe { std::slice::from_raw_parts(self.at.add(offset).as_ptr(), len) }
+    }
+
+    /// # Safety
+    /// The item has four bytes at `offset`.
+    unsafe fn u32_at(self, offset: usize) -> u32 {
+        // SAFETY: the caller's word.
+        u32::from_le(unsafe { self.at.add(offset).cast::<u32>().read_unaligned() })
+    }
+
+    /// The value whose address is at `offset`, without counting as an owner.
+    ///
+    /// # Safety
+    /// The item has an address at `offset`.
+    unsafe fn span_at(self, offset: usize) -> std::mem::ManuallyDrop<SharedValue> {
+        // SAFETY: the caller's word; the item owns the value.
+        unsafe {
+            let address = self.at.add(offset).cast::<u64>().read_unaligned();
+            std::mem::ManuallyDrop::new(SharedValue::from_address(u64::from_le(address)))
+        }
     }
 
     pub fn kind(self) -> Kind {
@@ -272,105 +353,186 @@ impl<'a> ItemRef<'a> {
     }
 
     pub fn key(self) -> &'a [u8] {
-        // SAFETY: the item is live and unwritten for 'a (`new`), and laid out as its header says.
+        let body = self.body();
+        // SAFETY: the item is laid out as its header says; a key in a span lives as long as its item.
         unsafe {
-            let at = self.at.add(self.key_offset());
-            if self.layout() == Layout::BigBoth {
-                &*read_fat(at)
-            } else {
-                std::slice::from_raw_parts(at.as_ptr(), self.key_len())
+            match self.layout() {
+                Layout::Inline => self.slice(body, (self.header >> 9 & 0x7F) as usize),
+                Layout::Long => {
+                    let len = self.u32_at(body) as usize;
+                    self.slice(body + 2 * LENGTH, len)
+                }
+                Layout::BigValue => {
+                    let len = self.u32_at(body) as usize;
+                    self.slice(body + LENGTH + ADDRESS, len)
+                }
+                Layout::BigBoth => {
+                    let key = self.span_at(body);
+                    std::slice::from_raw_parts(key.as_ptr(), key.len())
+                }
             }
         }
     }
 
-    pub fn value(self) -> ValueRef<'a> {
-        // SAFETY: as for `key`; the Arc's count is raised while the item still owns one.
-        unsafe {
-            let at = self.at.add(self.value_offset());
-            if self.layout() == Layout::Inline {
-                let len = (self.header >> 16) as usize;
-                ValueRef::Inline(std::slice::from_raw_parts(at.as_ptr(), len))
-            } else {
-                let fat = read_fat(at);
-                Arc::increment_strong_count(fat);
-                ValueRef::Shared(Arc::from_raw(fat))
+    /// The offset and length of a value that is in the chunk.
+    fn inline_value(self) -> Option<(usize, usize)> {
+        let body = self.body();
+        match self.layout() {
+            Layout::Inline => {
+                let key = (self.header >> 9 & 0x7F) as usize;
+                Some((body + key, (self.header >> 16 & 0x3FFF) as usize))
             }
+            Layout::Long => {
+                // SAFETY: as for `key`.
+                let (key, value) = unsafe { (self.u32_at(body), self.u32_at(body + LENGTH)) };
+                Some((body + 2 * LENGTH + key as usize, value as usize))
+            }
+            _ => None,
+        }
+    }
+
+    /// The value of an item that has none in its chunk.
+    fn shared_value(self) -> std::mem::ManuallyDrop<SharedValue> {
+        let offset = match self.layout() {
+            Layout::BigValue => LENGTH,
+            _ => ADDRESS,
+        };
+        // SAFETY: as for `key`.
+        unsafe { self.span_at(self.body() + offset) }
+    }
+
+    pub fn value(self) -> ValueRef<'a> {
+        match self.inline_value() {
+            // SAFETY: as for `key`.
+            Some((offset, len)) => ValueRef::Inline(unsafe { self.slice(offset, len) }),
+            None => ValueRef::Shared(SharedValue::clone(&self.shared_value())),
         }
     }
 
     pub fn value_len(self) -> usize {
-        if self.layout() == Layout::Inline {
-            (self.header >> 16) as usize
-        } else {
-            // SAFETY: as for `key`.
-            unsafe { read_fat(self.at.add(self.value_offset())).len() }
+        match self.inline_value() {
+            Some((_, len)) => len,
+            None => self.shared_value().len(),
         }
     }
 
     /// Unix milliseconds.
     pub fn expires_at(self) -> Option<u64> {
-        self.has_expiry().then(|| {
-            // SAFETY: the header says that it is there.
-            unsafe { self.at.add(HEADER).cast::<u64>().read_unaligned() }
-        })
+        let bytes = self.expiry();
+        if bytes == 0 {
+            return None;
+        }
+        let mut time = [0; 8];
+        // SAFETY: the header says that it is there.
+        time[..bytes].copy_from_slice(unsafe { self.slice(HEADER, bytes) });
+        let base = if bytes == 5 { EXPIRY_BASE } else { 0 };
+        Some(u64::from_le_bytes(time) + base)
     }
 
     pub fn is_expired(self, now_ms: u64) -> bool {
         self.expires_at().is_some_and(|at| at <= now_ms)
     }
 
-    /// The bytes it takes: its chunk as asked for, and what it holds beside.
-    pub fn bytes(self) -> usize {
-        let key = if self.layout() == Layout::BigBoth {
-            self.key().len()
-        } else {
-            self.key_len()
-        };
-        let p = plan(key, self.value_len(), self.has_expiry());
-        p.chunk + p.heap
+    /// How often it was met of late, up to 3.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
+    pub fn heat(self) -> u8 {
+        (self.header >> 30) as u8
     }
 
-    /// Bytes it holds beside its chunk.
-    pub fn heap(self) -> usize {
-        if self.layout() == Layout::Inline {
-            0
-        } else {
-            self.bytes() - plan(self.key().len(), self.value_len(), self.has_expiry()).chunk
+    /// What a sampled eviction policy keeps in the item.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
+    pub fn clock(self) -> Option<u32> {
+        // SAFETY: the header says that it is there.
+        self.has_clock()
+            .then(|| unsafe { self.u32_at(HEADER + self.expiry()) })
+    }
+
+    fn plan(self) -> Plan {
+        Plan::of(
+            self.key().len(),
+            self.value_len(),
+            self.expiry(),
+            self.has_clock(),
+        )
+    }
+
+    /// The bytes it takes: its chunk as asked for, and what it holds beside.
+    pub fn bytes(self) -> usize {
+        let plan = self.plan();
+        plan.chunk + plan.heap
+    }
+}
+
+/// Sets how hot an item is.
+///
+/// # Safety
+/// `at` is a live item, its domain is locked and no [`ItemRef`] to it is in use.
+#[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
+pub unsafe fn set_heat(pages: &Pages, at: Ref, heat: u8) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let item = ItemRef::new(pages, at);
+        let header = item.header & (u32::MAX >> 2) | u32::from(heat) << 30;
+        item.at.cast::<u32>().write_unaligned(header.to_le());
+    }
+}
+
+/// Sets the clock of an item that has one.
+///
+/// # Safety
+/// As [`set_heat`].
+#[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
+pub unsafe fn set_clock(pages: &Pages, at: Ref, clock: u32) {
+    // SAFETY: the caller's word.
+    unsafe {
+        let item = ItemRef::new(pages, at);
+        if item.has_clock() {
+            let to = item.at.add(HEADER + item.expiry());
+            to.cast::<u32>().write_unaligned(clock.to_le());
         }
     }
 }
 
-/// Overwrites the value of an inline item by one of the same length.
+/// Overwrites the value of an item that has it in its chunk by one of the same length.
 ///
 /// # Safety
-/// `at` is a live inline item, its domain is locked and no [`ItemRef`] to it is in use; `value` has the item's value length.
-pub unsafe fn overwrite_inline(pages: &Pages, at: Ref, value: &[u8]) {
+/// `at` is a live item, its domain is locked and no [`ItemRef`] to it is in use; [`fits_in_place`] said yes.
+pub unsafe fn overwrite_value(pages: &Pages, at: Ref, value: &[u8]) {
     // SAFETY: the caller's word.
     unsafe {
         let item = ItemRef::new(pages, at);
-        debug_assert!(item.layout() == Layout::Inline && item.value_len() == value.len());
-        item.at
-            .add(item.value_offset())
-            .copy_from_nonoverlapping(NonNull::from(value).cast(), value.len());
+        if let Some((offset, len)) = item.inline_value() {
+            debug_assert!(len == value.len());
+            Writer(item.at.add(offset)).put(value);
+        }
     }
 }
 
-/// Overwrites the expiry of an item that has one.
+/// Overwrites the expiry of an item that has one of the same width.
 ///
 /// # Safety
-/// As [`overwrite_inline`]; the item has an expiry.
+/// As [`overwrite_value`]; [`expiry_fits`] said yes.
 pub unsafe fn overwrite_expiry(pages: &Pages, at: Ref, time: u64) {
     // SAFETY: the caller's word.
     unsafe {
         let item = ItemRef::new(pages, at);
-        debug_assert!(item.has_expiry());
-        item.at.add(HEADER).cast::<u64>().write_unaligned(time);
+        debug_assert!(expiry_fits(item, Some(time)));
+        let mut to = Writer(item.at.add(HEADER));
+        match item.expiry() {
+            5 => to.put(&(time - EXPIRY_BASE).to_le_bytes()[..5]),
+            _ => to.put(&time.to_le_bytes()),
+        }
     }
 }
 
-/// Whether a value of this length could overwrite the item's in place.
-pub fn fits_in_place(item: ItemRef<'_>, value_len: usize, expires: bool) -> bool {
-    item.layout() == Layout::Inline && item.value_len() == value_len && item.has_expiry() == expires
+/// Whether an expiry takes the bytes that the item has for it.
+pub fn expiry_fits(item: ItemRef<'_>, expires_at: Option<u64>) -> bool {
+    item.expiry() == expiry_bytes(expires_at)
+}
+
+/// Whether a value of this length and this expiry could overwrite the item's in place.
+pub fn fits_in_place(item: ItemRef<'_>, value_len: usize, expires_at: Option<u64>) -> bool {
+    item.inline_value().is_some_and(|(_, len)| len == value_len) && expiry_fits(item, expires_at)
 }
 
 /// Releases what an item holds beside its chunk.
@@ -378,16 +540,15 @@ pub fn fits_in_place(item: ItemRef<'_>, value_len: usize, expires: bool) -> bool
 /// # Safety
 /// Called once for a live item whose chunk is freed next; no [`ItemRef`] to it is in use.
 pub unsafe fn drop_body(pages: &Pages, at: Ref) {
-    // SAFETY: the caller's word; `write` made the pointers from a Box and an Arc.
+    // SAFETY: the caller's word; the item is the owner that `create` made.
     unsafe {
         let item = ItemRef::new(pages, at);
-        if item.layout() == Layout::Inline {
+        if matches!(item.layout(), Layout::Inline | Layout::Long) {
             return;
         }
-        drop(Arc::from_raw(read_fat(item.at.add(item.value_offset()))));
+        std::mem::ManuallyDrop::into_inner(item.shared_value());
         if item.layout() == Layout::BigBoth {
-            let key = read_fat(item.at.add(item.key_offset()));
-            drop(Box::from_raw(key.cast_mut()));
+            std::mem::ManuallyDrop::into_inner(item.span_at(item.body()));
         }
     }
 }
@@ -395,38 +556,98 @@ pub unsafe fn drop_body(pages: &Pages, at: Ref) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::pages::Budget;
+    use crate::store::budget::Budget;
 
     #[test]
     fn items_read_back_as_written_in_every_layout() {
-        let pages = Pages::new(64 << 20, Arc::new(Budget::new(0))).unwrap();
-        for key_len in [0usize, 1, 16, 255, 256, 70_000] {
-            for value_len in [0usize, 1, 8, 100, BIG_VALUE - 1, BIG_VALUE, 1 << 20] {
-                for expires_at in [None, Some(u64::MAX - 1)] {
-                    let key = vec![b'k'; key_len];
-                    let value: Vec<u8> = (0..value_len).map(|i| i as u8).collect();
-                    let p = plan(key_len, value_len, expires_at.is_some());
-                    let at = pages.alloc(p.chunk).unwrap();
-                    // SAFETY: a fresh chunk of the planned size; read, then dropped and freed once.
-                    unsafe {
+        let budget = Arc::new(Budget::new(0));
+        let pages = Pages::new(64 << 20, budget.clone()).unwrap();
+        let spans = Spans::new(budget).unwrap();
+        let times = [
+            None,
+            Some(0),
+            Some(EXPIRY_BASE),
+            Some(EXPIRY_BASE + (1 << 40) - 1),
+            Some(EXPIRY_BASE + (1 << 40)),
+            Some(u64::MAX - 1),
+        ];
+        for key_len in [0usize, 1, 16, 127, 128, 9_000, 16_340, 70_000] {
+            for value_len in [0usize, 1, 8, 100, 9_000, BIG_VALUE - 1, BIG_VALUE, 1 << 20] {
+                for expires_at in times {
+                    for clock in [None, Some(7)] {
+                        let key = vec![b'k'; key_len];
+                        let value: Vec<u8> = (0..value_len).map(|i| i as u8).collect();
                         let half = value_len / 2;
                         let joined = NewValue::Joined(&value[..half], &value[half..]);
-                        write(pages.chunk(at).0, p, Kind::String, &key, joined, expires_at);
-                        let item = ItemRef::new(&pages, at);
-                        assert_eq!(item.key(), key);
-                        assert_eq!(&*item.value(), value);
-                        assert_eq!(item.value_len(), value_len);
-                        assert_eq!(item.expires_at(), expires_at);
-                        assert_eq!(item.bytes(), p.chunk + p.heap);
-                        assert_eq!(item.heap(), p.heap);
-                        let kept = item.value();
-                        drop_body(&pages, at);
-                        pages.free(at);
-                        if let ValueRef::Shared(kept) = kept {
-                            assert_eq!(&*kept, value, "outlives its item");
+                        let (at, bytes) = create(
+                            (&pages, &spans, Room::Limit),
+                            Kind::String,
+                            &key,
+                            joined,
+                            expires_at,
+                            clock,
+                        )
+                        .unwrap();
+                        // SAFETY: the item is ours alone; dropped and freed once.
+                        unsafe {
+                            set_heat(&pages, at, 2);
+                            let item = ItemRef::new(&pages, at);
+                            assert_eq!(item.key(), key);
+                            assert_eq!(&*item.value(), value);
+                            assert_eq!(item.value_len(), value_len);
+                            assert_eq!(
+                                (item.expires_at(), item.clock(), item.heat()),
+                                (expires_at, clock, 2)
+                            );
+                            assert_eq!(item.bytes(), bytes);
+                            let kept = item.value();
+                            drop_body(&pages, at);
+                            pages.free(at);
+                            if let ValueRef::Shared(kept) = kept {
+                                assert_eq!(&*kept, value, "outlives its item");
+                            }
                         }
+                        while spans.purge() {}
+                        assert_eq!(spans.bytes(), 0);
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_fits_is_overwritten_in_place() {
+        let budget = Arc::new(Budget::new(0));
+        let pages = Pages::new(64 << 20, budget.clone()).unwrap();
+        let spans = Spans::new(budget).unwrap();
+        for key_len in [3, 200] {
+            let key = vec![b'k'; key_len];
+            let time = Some(EXPIRY_BASE + 5);
+            let value = NewValue::Bytes(b"old");
+            let (at, _) = create(
+                (&pages, &spans, Room::Limit),
+                Kind::String,
+                &key,
+                value,
+                time,
+                Some(9),
+            )
+            .unwrap();
+            // SAFETY: the item is ours alone.
+            unsafe {
+                let item = ItemRef::new(&pages, at);
+                assert!(fits_in_place(item, 3, Some(EXPIRY_BASE)));
+                assert!(!fits_in_place(item, 4, time) && !fits_in_place(item, 3, None));
+                assert!(!fits_in_place(item, 3, Some(7)));
+                overwrite_value(&pages, at, b"new");
+                overwrite_expiry(&pages, at, EXPIRY_BASE + 6);
+                set_clock(&pages, at, 10);
+                let item = ItemRef::new(&pages, at);
+                assert_eq!((item.key(), &*item.value()), (&key[..], &b"new"[..]));
+                assert_eq!(
+                    (item.expires_at(), item.clock()),
+                    (Some(EXPIRY_BASE + 6), Some(10))
+                );
             }
         }
     }

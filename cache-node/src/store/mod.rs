@@ -1,5 +1,7 @@
 //! The items of a node: a table a slot, one lock for 16 neighbouring slots, items in pages of our own.
 
+mod budget;
+mod compact;
 mod domain;
 pub mod effect;
 mod guard;
@@ -9,6 +11,8 @@ pub mod point;
 mod prefetch;
 mod segment;
 mod snapshot;
+mod spans;
+mod steps;
 mod table;
 
 use std::io;
@@ -17,15 +21,23 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use crate::log::Log;
+use budget::Budget;
+pub use budget::OutOfMemory;
+pub use compact::CompactionPass;
+use compact::Upkeep;
 use domain::Locked;
 pub use domain::{SlotState, observer};
 pub use guard::Guard;
 pub use item::{ItemRef, Kind, ValueRef};
-use pages::{Budget, Pages};
-pub use pages::{OutOfMemory, Ref};
+use pages::Pages;
+pub use pages::Ref;
 use point::{DOMAINS, domain_of};
 pub use point::{Point, SLOTS, slot_of};
 pub use snapshot::{SnapshotSink, SnapshotWalk};
+pub use spans::SharedValue;
+use spans::Spans;
+use steps::Steps;
+pub use steps::{STEP_BOUNDS_US, STEPS, Step, StepCounts};
 use table::Table;
 
 /// Bytes of the largest value, as in Redis.
@@ -46,9 +58,16 @@ struct Counters {
     keys: AtomicI64,
     expires: AtomicI64,
     expired: AtomicU64,
+    moved_bytes: AtomicU64,
 }
 
 impl Counters {
+    fn moved(&self, bytes: usize) {
+        if bytes > 0 {
+            self.moved_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
     fn added(&self, expires: bool) {
         self.keys.fetch_add(1, Ordering::Relaxed);
         if expires {
@@ -81,22 +100,30 @@ pub struct StoreStats {
     pub keys: u64,
     /// Keys with an expiry.
     pub expires: u64,
-    /// Bytes against the limit: pages, big values, tables.
+    /// Bytes against the limit: pages, spans, and what the process holds beside.
     pub bytes: u64,
-    /// Bytes of pages in use.
+    /// Bytes of pages in use: items and tables.
     pub page_bytes: u64,
+    /// Bytes of large values.
+    pub span_bytes: u64,
     pub table_bytes: u64,
+    /// Bytes that the process holds beside the store, as far as they count.
+    pub other_bytes: u64,
     /// 0: no limit.
     pub max_bytes: u64,
     /// Keys that expired since the start.
     pub expired: u64,
+    /// Bytes that compaction copied since the start.
+    pub moved_bytes: u64,
 }
 
 /// The items of a node.
 pub struct Store {
     domains: Box<[Locked]>,
     pages: Pages,
+    spans: Arc<Spans>,
     budget: Arc<Budget>,
+    steps: Steps,
     counters: Counters,
     table_bytes: AtomicI64,
     log: Arc<Log>,
@@ -106,6 +133,7 @@ pub struct Store {
     reaper: mpsc::Sender<Vec<Table>>,
     /// The other end, emptied by whoever frees.
     garbage: parking_lot::Mutex<mpsc::Receiver<Vec<Table>>>,
+    room: Upkeep,
 }
 
 impl Store {
@@ -115,7 +143,9 @@ impl Store {
         Ok(Self {
             domains: (0..DOMAINS).map(|_| Locked::default()).collect(),
             pages: Self::reserve_pages(&budget)?,
+            spans: Spans::new(budget.clone())?,
             budget,
+            steps: Steps::default(),
             counters: Counters::default(),
             table_bytes: AtomicI64::new(0),
             log,
@@ -124,6 +154,7 @@ impl Store {
             snapshot: snapshot::Current::default(),
             reaper,
             garbage: parking_lot::Mutex::new(garbage),
+            room: Upkeep::default(),
         })
     }
 
@@ -201,11 +232,14 @@ impl Store {
         StoreStats {
             keys: positive(&self.counters.keys),
             expires: positive(&self.counters.expires),
-            bytes: self.budget.used(),
+            bytes: self.budget.used() + self.budget.other(),
             page_bytes: self.pages.bytes(),
+            span_bytes: self.spans.bytes(),
+            other_bytes: self.budget.other(),
             table_bytes: positive(&self.table_bytes),
             max_bytes: self.budget.limit(),
             expired: self.counters.expired.load(Ordering::Relaxed),
+            moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
         }
     }
 
@@ -244,14 +278,16 @@ impl Store {
         let mut freed = 0;
         let garbage = self.garbage.lock();
         while let Ok(tables) = garbage.try_recv() {
-            for table in tables {
+            for mut table in tables {
                 freed += table.len();
                 for at in table.refs() {
                     self.free_item(at);
                 }
                 self.table_bytes_changed(-(table.bytes() as isize));
+                table.free(&self.pages);
             }
         }
+        while self.spans.purge() {}
         freed
     }
 
@@ -263,25 +299,30 @@ impl Store {
     fn free_item(&self, at: Ref) {
         // SAFETY: callers hold the only reference: it was just taken out of its table, under that table's lock.
         unsafe {
-            let heap = ItemRef::new(&self.pages, at).heap();
             item::drop_body(&self.pages, at);
             self.pages.free(at);
-            if heap > 0 {
-                self.budget.give(heap);
-            }
         }
     }
 
     fn table_bytes_changed(&self, change: isize) {
-        if change > 0 {
-            // A table may grow past the limit by a little: an insert must not fail half way.
-            self.budget.take_anyway(change as usize);
-        } else if change < 0 {
-            self.budget.give(change.unsigned_abs());
-        }
         if change != 0 {
             self.table_bytes.fetch_add(change as i64, Ordering::Relaxed);
         }
+    }
+
+    /// Bytes of pages that hold something: the rest of the pages' bytes is room in them.
+    pub fn live_page_bytes(&self) -> u64 {
+        self.pages.live_bytes()
+    }
+
+    /// Tells what the process holds beside the store, in bytes: it counts against the limit.
+    pub fn set_other_memory(&self, bytes: u64) {
+        self.budget.set_other(bytes);
+    }
+
+    /// How long the store's own work held locks.
+    pub fn steps(&self, step: Step) -> StepCounts {
+        self.steps.counts(step)
     }
 }
 

@@ -3,14 +3,19 @@
 //! A bucket is one cache line: 12 entries of (tag, reference) and a header. The bucket of a position is `position * buckets / range`, so
 //! buckets are in the order of positions whatever their number. What does not fit in its bucket goes to the next one, marked as foreign;
 //! when that is full too the segment is rebuilt larger. Entries that even the largest segment has no place for (equal hashes) go to `extra`.
+//!
+//! The buckets are a run of cache lines in the store's pages. Invariant: the run is this segment's alone from its making to
+//! [`Segment::free`], which whoever drops a segment calls first; so a segment that is not borrowed is all that reaches it.
 
-use super::pages::Ref;
+use std::ptr::NonNull;
+
+use super::pages::{Pages, RUN_MAX, Ref};
 use super::point::{POS_BITS, POS_END};
 
 /// Entries of a bucket.
 pub const ENTRIES: usize = 12;
 /// Buckets of the largest segment; beyond, it splits in two.
-pub const BUCKETS_MAX: usize = 64;
+pub const BUCKETS_MAX: usize = RUN_MAX;
 /// Entries a bucket should hold after a rebuild, on average, times ten.
 const FILL_TENTHS: usize = 84;
 const ENTRY_MASK: u32 = (1 << ENTRIES) - 1;
@@ -79,14 +84,19 @@ pub enum Place {
 }
 
 /// See the module's text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Segment {
-    buckets: Vec<Bucket>,
-    extra: Vec<u32>,
-    len: u32,
+    at: NonNull<Bucket>,
+    run: Ref,
+    count: u16,
     /// Leading bits of the position that all its entries share.
     depth: u8,
+    len: u32,
+    extra: Vec<u32>,
 }
+
+// SAFETY: the run that it points to is its own.
+unsafe impl Send for Segment {}
 
 /// The next larger number of buckets, or None when the segment should split.
 fn larger(buckets: usize) -> Option<usize> {
@@ -99,71 +109,108 @@ fn buckets_for(entries: usize) -> usize {
 }
 
 impl Segment {
-    /// A segment of so many leading bits, with room for `entries`; its buckets count as visited in `phase`.
-    pub fn build(depth: u8, entries: &[(u64, Ref)], phase: bool) -> Self {
-        let mut buckets = buckets_for(entries.len());
-        loop {
-            let mut segment = Self {
-                buckets: vec![Bucket::new(phase); buckets],
-                extra: Vec::new(),
-                len: 0,
-                depth,
-            };
-            let all = entries
-                .iter()
-                .all(|&(hash, at)| segment.insert(hash, at).is_ok());
-            if all {
-                return segment;
-            }
-            match larger(buckets) {
-                Some(more) => buckets = more,
-                None => return Self::build_with_extra(depth, entries, phase),
-            }
+    fn empty(pages: &Pages, buckets: usize, depth: u8, phase: bool) -> Self {
+        let run = pages.alloc_run(buckets);
+        let at: NonNull<Bucket> = pages.chunk(run).0.cast();
+        for i in 0..buckets {
+            // SAFETY: the run is ours, of so many cache lines, and aligned to them.
+            unsafe { at.add(i).write(Bucket::new(phase)) };
+        }
+        Self {
+            at,
+            run,
+            count: buckets as u16,
+            depth,
+            len: 0,
+            extra: Vec::new(),
         }
     }
 
-    fn build_with_extra(depth: u8, entries: &[(u64, Ref)], phase: bool) -> Self {
-        let mut segment = Self {
-            buckets: vec![Bucket::new(phase); BUCKETS_MAX],
-            extra: Vec::new(),
-            len: 0,
-            depth,
-        };
-        for &(hash, at) in entries {
-            if segment.insert(hash, at).is_err() {
+    /// Gives its buckets back. Nothing else may be asked of it afterwards.
+    pub fn free(&mut self, pages: &Pages) {
+        self.count = 0;
+        // SAFETY: the run is this segment's alone, and with no bucket left nobody reaches it.
+        unsafe { pages.free(self.run) };
+    }
+
+    /// Moves its buckets elsewhere if their page is being emptied. Gives the bytes moved.
+    pub fn relocate(&mut self, pages: &Pages) -> usize {
+        if self.count == 0 || !pages.is_closed(self.run) {
+            return 0;
+        }
+        // SAFETY: the run is this segment's alone, which is borrowed by us.
+        match unsafe { pages.relocate(self.run) } {
+            Some(run) => {
+                self.run = run;
+                self.at = pages.chunk(run).0.cast();
+                self.bytes()
+            }
+            None => 0,
+        }
+    }
+
+    fn buckets(&self) -> &[Bucket] {
+        // SAFETY: `empty` wrote so many buckets; they change through `&mut self` only.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), usize::from(self.count)) }
+    }
+
+    fn buckets_mut(&mut self) -> &mut [Bucket] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), usize::from(self.count)) }
+    }
+
+    /// A segment of so many leading bits, with room for `entries`; its buckets count as visited in `phase`.
+    pub fn build(pages: &Pages, depth: u8, entries: &[(u64, Ref)], phase: bool) -> Self {
+        Self::with(pages, buckets_for(entries.len()), depth, entries, phase)
+    }
+
+    /// A segment of at least so many buckets.
+    fn with(
+        pages: &Pages,
+        mut buckets: usize,
+        depth: u8,
+        entries: &[(u64, Ref)],
+        phase: bool,
+    ) -> Self {
+        loop {
+            let mut segment = Self::empty(pages, buckets, depth, phase);
+            let more = larger(buckets);
+            for &(hash, at) in entries {
+                if segment.insert(hash, at).is_ok() {
+                    continue;
+                }
+                if more.is_some() {
+                    break;
+                }
                 segment.push_extra(at);
             }
+            match more {
+                Some(more) if segment.len() < entries.len() => {
+                    segment.free(pages);
+                    buckets = more;
+                }
+                _ => return segment,
+            }
         }
-        segment
     }
 
     /// The number of buckets a rebuild should aim for when one more entry found no place; None: split.
     pub fn grown(&self) -> Option<usize> {
-        larger(self.buckets.len())
+        larger(self.bucket_count())
     }
 
-    /// A copy with at least `buckets` buckets. `hash` gives an entry's hash.
-    pub fn rebuild(&self, buckets: usize, phase: bool, hash: &dyn Fn(Ref) -> u64) -> Self {
+    /// Becomes one with at least `buckets` buckets. `hash` gives an entry's hash.
+    pub fn rebuild(
+        &mut self,
+        pages: &Pages,
+        buckets: usize,
+        phase: bool,
+        hash: &dyn Fn(Ref) -> u64,
+    ) {
         let entries: Vec<(u64, Ref)> = self.refs().map(|at| (hash(at), at)).collect();
-        let mut buckets = buckets;
-        loop {
-            let mut segment = Self {
-                buckets: vec![Bucket::new(phase); buckets],
-                extra: Vec::new(),
-                len: 0,
-                depth: self.depth,
-            };
-            if entries
-                .iter()
-                .all(|&(hash, at)| segment.insert(hash, at).is_ok())
-            {
-                return segment;
-            }
-            match larger(buckets) {
-                Some(more) => buckets = more,
-                None => return Self::build_with_extra(self.depth, &entries, phase),
-            }
-        }
+        let rebuilt = Self::with(pages, buckets, self.depth, &entries, phase);
+        self.free(pages);
+        *self = rebuilt;
     }
 
     pub fn len(&self) -> usize {
@@ -175,18 +222,18 @@ impl Segment {
     }
 
     pub fn bucket_count(&self) -> usize {
-        self.buckets.len()
+        usize::from(self.count)
     }
 
     /// Bytes of its buckets.
     pub fn bytes(&self) -> usize {
-        self.buckets.len() * size_of::<Bucket>() + self.extra.capacity() * 4
+        usize::from(self.count) * size_of::<Bucket>() + self.extra.capacity() * 4
     }
 
     /// The bucket of a position.
     pub fn bucket_of(&self, pos: u64) -> usize {
         let within = (pos << self.depth) & (POS_END - 1);
-        ((u128::from(within) * self.buckets.len() as u128) >> POS_BITS) as usize
+        ((u128::from(within) * self.bucket_count() as u128) >> POS_BITS) as usize
     }
 
     /// The first position of this segment, given any position in it.
@@ -201,24 +248,24 @@ impl Segment {
 
     /// The offset in the segment at which bucket `bucket` starts (`bucket_count` gives the span).
     pub fn bucket_start(&self, bucket: usize) -> u64 {
-        (u128::from(self.span()) * bucket as u128).div_ceil(self.buckets.len() as u128) as u64
+        (u128::from(self.span()) * bucket as u128).div_ceil(self.bucket_count() as u128) as u64
     }
 
     /// Finds the entry whose tag matches and of which `is` says yes.
     pub fn find(&self, hash: u64, mut is: impl FnMut(Ref) -> bool) -> Option<(Place, Ref)> {
-        if self.buckets.is_empty() {
+        if self.count == 0 {
             return None;
         }
         let tag = hash as u8;
         let home = self.bucket_of(hash >> 16);
-        let bucket = &self.buckets[home];
+        let bucket = &self.buckets()[home];
         let own = bucket.matches(tag) & !bucket.foreign();
         if let Some(found) = Self::pick(bucket, home, own, &mut is) {
             return Some(found);
         }
         if bucket.header & SPILLED != 0 {
             let next = self.next(home);
-            let bucket = &self.buckets[next];
+            let bucket = &self.buckets()[next];
             let spilled = bucket.matches(tag) & bucket.foreign();
             if let Some(found) = Self::pick(bucket, next, spilled, &mut is) {
                 return Some(found);
@@ -230,13 +277,13 @@ impl Segment {
 
     /// Where the bucket of a hash lies, to be fetched.
     pub fn bucket_line(&self, hash: u64) -> Option<*const u8> {
-        let bucket = self.buckets.get(self.bucket_of(hash >> 16))?;
+        let bucket = self.buckets().get(self.bucket_of(hash >> 16))?;
         Some(std::ptr::from_ref(bucket).cast())
     }
 
     /// The first reference in the bucket of a hash whose tag matches.
     pub fn likely(&self, hash: u64) -> Option<Ref> {
-        let bucket = self.buckets.get(self.bucket_of(hash >> 16))?;
+        let bucket = self.buckets().get(self.bucket_of(hash >> 16))?;
         let bits = bucket.matches(hash as u8);
         (bits != 0).then(|| Ref(bucket.refs[bits.trailing_zeros() as usize]))
     }
@@ -263,7 +310,7 @@ impl Segment {
     }
 
     fn next(&self, bucket: usize) -> usize {
-        if bucket + 1 == self.buckets.len() {
+        if bucket + 1 == self.bucket_count() {
             0
         } else {
             bucket + 1
@@ -272,17 +319,17 @@ impl Segment {
 
     /// Adds an entry. Err: there is no place, and nothing was changed.
     pub fn insert(&mut self, hash: u64, at: Ref) -> Result<(), ()> {
-        if self.buckets.is_empty() {
+        if self.count == 0 {
             return Err(());
         }
         let tag = hash as u8;
         let home = self.bucket_of(hash >> 16);
-        if !self.buckets[home].put(tag, at, false) {
+        if !self.buckets_mut()[home].put(tag, at, false) {
             let next = self.next(home);
-            if next == home || !self.buckets[next].put(tag, at, true) {
+            if next == home || !self.buckets_mut()[next].put(tag, at, true) {
                 return Err(());
             }
-            self.buckets[home].header |= SPILLED;
+            self.buckets_mut()[home].header |= SPILLED;
         }
         self.len += 1;
         Ok(())
@@ -298,7 +345,7 @@ impl Segment {
     pub fn replace(&mut self, place: Place, at: Ref) {
         match place {
             Place::Entry { bucket, index } => {
-                self.buckets[usize::from(bucket)].refs[usize::from(index)] = at.0;
+                self.buckets_mut()[usize::from(bucket)].refs[usize::from(index)] = at.0;
             }
             Place::Extra(i) => self.extra[i as usize] = at.0,
         }
@@ -310,11 +357,11 @@ impl Segment {
             Place::Entry { bucket, index } => {
                 let number = usize::from(bucket);
                 let foreign = 1u32 << (u32::from(index) + FOREIGN_SHIFT);
-                let was_foreign = self.buckets[number].header & foreign != 0;
-                self.buckets[number].header &= !(1 << index | foreign);
-                if was_foreign && self.buckets[number].foreign() == 0 {
-                    let count = self.buckets.len();
-                    self.buckets[(number + count - 1) % count].header &= !SPILLED;
+                let was_foreign = self.buckets()[number].header & foreign != 0;
+                self.buckets_mut()[number].header &= !(1 << index | foreign);
+                if was_foreign && self.buckets()[number].foreign() == 0 {
+                    let count = self.bucket_count();
+                    self.buckets_mut()[(number + count - 1) % count].header &= !SPILLED;
                 }
             }
             Place::Extra(i) => {
@@ -323,9 +370,35 @@ impl Segment {
         }
     }
 
+    /// Moves the items of one bucket, and with the last bucket those without a place, as [`super::table::Table::relocate`] says.
+    pub fn relocate_bucket(
+        &mut self,
+        number: usize,
+        relocate: &dyn Fn(Ref) -> Option<(usize, Ref)>,
+    ) -> usize {
+        let mut moved = 0;
+        let mut each = |at: &mut u32| {
+            if let Some((bytes, new)) = relocate(Ref(*at)) {
+                *at = new.0;
+                moved += bytes;
+            }
+        };
+        let last = number + 1 == self.bucket_count();
+        let bucket = &mut self.buckets_mut()[number];
+        let mut bits = bucket.used();
+        while bits != 0 {
+            each(&mut bucket.refs[bits.trailing_zeros() as usize]);
+            bits &= bits - 1;
+        }
+        if last {
+            self.extra.iter_mut().for_each(each);
+        }
+        moved
+    }
+
     /// All references, in no order.
     pub fn refs(&self) -> impl Iterator<Item = Ref> + '_ {
-        self.buckets
+        self.buckets()
             .iter()
             .flat_map(|b| {
                 (0..ENTRIES)
@@ -337,7 +410,7 @@ impl Segment {
 
     /// The references whose home is `bucket`. `hash` gives an entry's hash (asked only for `extra`).
     pub fn refs_at_home(&self, bucket: usize, hash: &dyn Fn(Ref) -> u64) -> Vec<Ref> {
-        let own = &self.buckets[bucket];
+        let own = &self.buckets()[bucket];
         let mut refs = Vec::with_capacity(ENTRIES);
         let mut bits = own.used() & !own.foreign();
         while bits != 0 {
@@ -345,7 +418,7 @@ impl Segment {
             bits &= bits - 1;
         }
         if own.header & SPILLED != 0 {
-            let next = &self.buckets[self.next(bucket)];
+            let next = &self.buckets()[self.next(bucket)];
             let mut bits = next.foreign() & next.used();
             while bits != 0 {
                 refs.push(Ref(next.refs[bits.trailing_zeros() as usize]));
@@ -359,11 +432,11 @@ impl Segment {
 
     /// Whether the bucket was visited by the snapshot of this phase.
     pub fn is_visited(&self, bucket: usize, phase: bool) -> bool {
-        (self.buckets[bucket].header & PHASE != 0) == phase
+        (self.buckets()[bucket].header & PHASE != 0) == phase
     }
 
     pub fn set_visited(&mut self, bucket: usize, phase: bool) {
-        let header = &mut self.buckets[bucket].header;
+        let header = &mut self.buckets_mut()[bucket].header;
         *header = *header & !PHASE | if phase { PHASE } else { 0 };
     }
 }

@@ -1,9 +1,9 @@
 //! The table of one slot: segments by the leading bits of the position (an extendible hash directory), so that the order of positions
 //! survives growth, and a growth step touches one segment.
 
-use super::pages::Ref;
+use super::pages::{Pages, Ref};
 use super::point::POS_BITS;
-use super::segment::{BUCKETS_MAX, Place, Segment};
+use super::segment::{BUCKETS_MAX, ENTRIES, Place, Segment};
 
 /// The table of a slot. It holds references; who owns the items is told by the caller.
 #[derive(Debug, Default)]
@@ -84,97 +84,126 @@ impl Table {
     }
 
     /// Takes an entry out. Gives the change in table bytes.
-    pub fn remove(&mut self, spot: Spot, phase: bool, hash: &dyn Fn(Ref) -> u64) -> isize {
+    pub fn remove(
+        &mut self,
+        pages: &Pages,
+        spot: Spot,
+        phase: bool,
+        hash: &dyn Fn(Ref) -> u64,
+    ) -> isize {
         let segment = &mut self.segments[spot.segment as usize];
         segment.remove(spot.place);
         self.len -= 1;
         if self.len == 0 {
             let bytes = self.bytes() as isize;
-            *self = Self {
-                item_bytes: self.item_bytes,
-                ..Self::default()
-            };
+            self.free(pages);
             return -bytes;
         }
         let buckets = segment.bucket_count();
         if buckets > 2 && segment.len() < buckets * 3 {
             let before = segment.bytes() as isize;
-            *segment = segment.rebuild(buckets / 2, phase, hash);
+            segment.rebuild(pages, buckets / 2, phase, hash);
             return segment.bytes() as isize - before;
         }
         0
+    }
+
+    /// Gives its memory back. What it referred to is the caller's to free, before.
+    pub fn free(&mut self, pages: &Pages) {
+        for segment in &mut self.segments {
+            segment.free(pages);
+        }
+        *self = Self {
+            item_bytes: self.item_bytes,
+            ..Self::default()
+        };
+    }
+
+    /// Adds an entry that is not there yet if there is place without growth.
+    pub fn insert_here(&mut self, hash: u64, at: Ref) -> bool {
+        if self.segments.is_empty() {
+            return false;
+        }
+        let index = self.segment_index(hash >> 16);
+        let done = self.segments[index].insert(hash, at).is_ok();
+        self.len += u32::from(done);
+        done
     }
 
     /// Adds an entry that is not there yet. Gives the change in table bytes. A segment may be rebuilt, and then counts as visited in
     /// `phase`: while a snapshot runs, visit it first.
     pub fn insert(
         &mut self,
+        pages: &Pages,
         hash: u64,
         at: Ref,
         phase: bool,
         hash_of: &dyn Fn(Ref) -> u64,
     ) -> isize {
+        if self.insert_here(hash, at) {
+            return 0;
+        }
         self.len += 1;
         let pos = hash >> 16;
         if self.segments.is_empty() {
             let before = self.bytes() as isize;
             self.segments = Vec::with_capacity(1);
-            self.segments.push(Segment::build(0, &[(hash, at)], phase));
+            self.segments
+                .push(Segment::build(pages, 0, &[(hash, at)], phase));
             return self.bytes() as isize - before;
         }
         let index = self.segment_index(pos);
-        if self.segments[index].insert(hash, at).is_ok() {
-            return 0;
-        }
-        if let Some(buckets) = self.segments[index].grown() {
-            let before = self.segments[index].bytes() as isize;
-            let mut grown = self.segments[index].rebuild(buckets, phase, hash_of);
-            while grown.insert(hash, at).is_err() {
-                match grown.grown() {
-                    Some(buckets) => grown = grown.rebuild(buckets, phase, hash_of),
+        let segment = &mut self.segments[index];
+        let before = segment.bytes() as isize;
+        if let Some(buckets) = segment.grown() {
+            segment.rebuild(pages, buckets, phase, hash_of);
+            while segment.insert(hash, at).is_err() {
+                match segment.grown() {
+                    Some(buckets) => segment.rebuild(pages, buckets, phase, hash_of),
                     None => {
-                        grown.push_extra(at);
+                        segment.push_extra(at);
                         break;
                     }
                 }
             }
-            let after = grown.bytes() as isize;
-            self.segments[index] = grown;
-            return after - before;
+            return segment.bytes() as isize - before;
         }
         // Splitting a sparse segment would not help: its entries share their hashes.
-        if self.segments[index].len() < BUCKETS_MAX * 6 || self.segments[index].depth() >= 24 {
-            let before = self.segments[index].bytes() as isize;
-            self.segments[index].push_extra(at);
-            return self.segments[index].bytes() as isize - before;
+        if segment.len() < BUCKETS_MAX * 6 || segment.depth() >= 24 {
+            segment.push_extra(at);
+            return segment.bytes() as isize - before;
         }
         let before = self.bytes() as isize;
-        self.split(index, pos, Some((hash, at)), phase, hash_of);
+        self.split(pages, index, pos, (hash, at), phase, hash_of);
         self.bytes() as isize - before
     }
 
     fn split(
         &mut self,
+        pages: &Pages,
         index: usize,
         pos: u64,
-        added: Option<(u64, Ref)>,
+        added: (u64, Ref),
         phase: bool,
         hash_of: &dyn Fn(Ref) -> u64,
     ) {
-        let old = std::mem::take(&mut self.segments[index]);
+        let old = &self.segments[index];
         let depth = old.depth() + 1;
         let start = old.start(pos);
         let middle = start + (old.span() >> 1);
-        let entries = old.refs().map(|at| (hash_of(at), at)).chain(added);
+        let end = start + old.span();
+        let entries = old.refs().map(|at| (hash_of(at), at)).chain([added]);
         let (low, high): (Vec<_>, Vec<_>) = entries.partition(|(hash, _)| hash >> 16 < middle);
-        self.segments[index] = Segment::build(depth, &low, phase);
-        self.segments.push(Segment::build(depth, &high, phase));
+        self.segments[index].free(pages);
+        self.segments[index] = Segment::build(pages, depth, &low, phase);
+        self.segments
+            .push(Segment::build(pages, depth, &high, phase));
         let new = (self.segments.len() - 1) as u32;
         if depth > self.bits {
             self.double_directory();
         }
         let shift = POS_BITS - u32::from(self.bits);
-        let (from, to) = (middle >> shift, (start + old.span()) >> shift);
+        let (from, to) = (middle >> shift, end >> shift);
         self.directory[from as usize..to as usize].fill(new);
     }
 
@@ -235,6 +264,35 @@ impl Table {
         refs
     }
 
+    /// Moves what lies in pages that are being emptied, from the bucket of `pos` on: items by `relocate`, which gives the bytes moved and the
+    /// new reference, and the buckets themselves. Stops after about `entries` entries or `bytes` bytes. Gives the bytes moved and where to
+    /// go on, None at the table's end.
+    pub fn relocate(
+        &mut self,
+        pages: &Pages,
+        pos: u64,
+        mut entries: usize,
+        bytes: usize,
+        relocate: &dyn Fn(Ref) -> Option<(usize, Ref)>,
+    ) -> (usize, Option<u64>) {
+        if self.segments.is_empty() {
+            return (0, None);
+        }
+        let index = self.segment_index(pos);
+        let segment = &mut self.segments[index];
+        let mut moved = segment.relocate(pages);
+        let start = segment.start(pos);
+        let mut bucket = segment.bucket_of(pos);
+        let last = segment.bucket_count();
+        while bucket < last && entries > 0 && moved < bytes {
+            moved += segment.relocate_bucket(bucket, relocate);
+            entries = entries.saturating_sub(ENTRIES);
+            bucket += 1;
+        }
+        let next = start + segment.bucket_start(bucket);
+        (moved, (next < super::point::POS_END).then_some(next))
+    }
+
     /// All references, in no order.
     pub fn refs(&self) -> impl Iterator<Item = Ref> + '_ {
         self.segments.iter().flat_map(Segment::refs)
@@ -244,7 +302,13 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::budget::Budget;
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
+
+    fn pages() -> Pages {
+        Pages::new(64 << 20, Arc::new(Budget::new(0))).unwrap()
+    }
 
     struct Lcg(u64);
     impl Lcg {
@@ -262,6 +326,7 @@ mod tests {
     fn holds_what_a_map_holds_and_walks_in_order() {
         for seed in 0..24u64 {
             let mut random = Lcg(seed);
+            let pages = pages();
             let mut table = Table::default();
             let mut model: BTreeMap<u32, u64> = BTreeMap::new();
             let mut hashes: Vec<u64> = Vec::new();
@@ -277,7 +342,7 @@ mod tests {
                     };
                     let id = hashes.len() as u32;
                     hashes.push(hash);
-                    table.insert(hash, Ref(id), false, &|r| hashes[r.0 as usize]);
+                    table.insert(&pages, hash, Ref(id), false, &|r| hashes[r.0 as usize]);
                     model.insert(id, hash);
                 } else if let Some(&id) = model
                     .keys()
@@ -286,7 +351,7 @@ mod tests {
                     let hash = model.remove(&id).unwrap();
                     let (spot, at) = table.find(hash, |r| r.0 == id).expect("is there");
                     assert_eq!(at.0, id);
-                    table.remove(spot, false, &|r| hashes[r.0 as usize]);
+                    table.remove(&pages, spot, false, &|r| hashes[r.0 as usize]);
                 }
                 assert_eq!(table.len(), model.len());
             }
@@ -315,9 +380,12 @@ mod tests {
         for seed in 100..112u64 {
             let mut random = Lcg(seed);
             let mut hashes: Vec<u64> = (0..3_000).map(|_| random.next()).collect();
+            let pages = pages();
             let mut table = Table::default();
             for (id, &hash) in hashes.iter().enumerate() {
-                table.insert(hash, Ref(id as u32), false, &|r| hashes[r.0 as usize]);
+                table.insert(&pages, hash, Ref(id as u32), false, &|r| {
+                    hashes[r.0 as usize]
+                });
             }
             let mut seen = BTreeMap::new();
             let mut pos = Some(0);
@@ -332,14 +400,14 @@ mod tests {
                     for _ in 0..random.next() % 40 {
                         hashes.push(random.next());
                         let id = hashes.len() as u32 - 1;
-                        table.insert(hashes[id as usize], Ref(id), false, &|r| {
+                        table.insert(&pages, hashes[id as usize], Ref(id), false, &|r| {
                             hashes[r.0 as usize]
                         });
                         added.push(id);
                     }
                 } else if let Some(id) = added.pop() {
                     let (spot, _) = table.find(hashes[id as usize], |r| r.0 == id).unwrap();
-                    table.remove(spot, false, &|r| hashes[r.0 as usize]);
+                    table.remove(&pages, spot, false, &|r| hashes[r.0 as usize]);
                 }
             }
             for id in 0..3_000 {

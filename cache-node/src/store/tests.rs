@@ -132,6 +132,7 @@ fn holds_what_a_map_holds_and_gives_everything_back() {
 
         store.lock_all().clear_all();
         store.free_garbage();
+        assert_eq!(store.live_page_bytes(), 0);
         let stats = store.stats();
         assert_eq!((stats.keys, stats.expires, stats.table_bytes), (0, 0, 0));
         assert_eq!(
@@ -233,4 +234,82 @@ fn a_snapshot_holds_one_instant_whatever_is_written_meanwhile() {
             assert_eq!(contents(&store, NOW), model);
         }
     }
+}
+
+/// Deleting most of what is there leaves sparse pages; compaction gives them back while writes go on, and nothing is lost or mixed up.
+#[test]
+fn compaction_gives_pages_back_while_writes_go_on() {
+    for seed in 0..6 {
+        let store = store(0);
+        let mut random = Lcg(seed);
+        let mut model = Model::new();
+        let keys = 40_000 << (seed % 2);
+        for _ in 0..100_000 {
+            step(&store, &mut model, &mut random, keys);
+        }
+        let doomed: Vec<Vec<u8>> = model.keys().cloned().collect();
+        for key in doomed {
+            if random.below(8) > 0 {
+                let p = store.point(&key);
+                assert!(store.lock(p.slot).remove(p, &key, NOW));
+                model.remove(&key);
+            }
+        }
+        let before = store.stats();
+        let live = store.live_page_bytes();
+        let mut pass = store.begin_compaction(true).expect("most is empty");
+        let gain = (pass.pages() * pages::PAGE) as u64;
+        assert!(gain > before.page_bytes / 4, "{gain} of {before:?}");
+        let mut steps = 0;
+        while pass.step(&store) {
+            steps += 1;
+            if seed >= 2 {
+                for _ in 0..random.below(4) {
+                    step(&store, &mut model, &mut random, keys);
+                }
+            }
+        }
+        pass.finish(&store);
+        assert!(steps > DOMAINS / 2, "{steps}");
+        let after = store.stats();
+        assert!(after.moved_bytes <= 2 * gain, "{} moved", after.moved_bytes);
+        if seed < 2 {
+            assert_eq!(after.page_bytes, before.page_bytes - gain);
+            assert_eq!(store.live_page_bytes(), live);
+        }
+        assert_eq!(contents(&store, NOW), model);
+        for _ in 0..20_000 {
+            step(&store, &mut model, &mut random, keys);
+        }
+        assert_eq!(contents(&store, NOW), model);
+        assert_eq!(store.stats().keys, model.len() as u64);
+    }
+}
+
+/// A snapshot's instant holds whatever compaction moves meanwhile.
+#[test]
+fn compaction_does_not_disturb_a_snapshot() {
+    let store = store(0);
+    let mut random = Lcg(3);
+    let mut model = Model::new();
+    for _ in 0..30_000 {
+        step(&store, &mut model, &mut random, 20_000);
+    }
+    model.retain(|key, _| {
+        let p = store.point(key);
+        random.below(4) == 0 || !store.lock(p.slot).remove(p, key, NOW)
+    });
+    let sink = Arc::new(Collected::default());
+    let mut walk = store.begin_snapshot(sink.clone(), || {}).unwrap();
+    let instant = model.clone();
+    let mut pass = store.begin_compaction(true).expect("most is empty");
+    let mut more = true;
+    while walk.step(3) {
+        more = more && pass.step(&store);
+        step(&store, &mut model, &mut random, 20_000);
+    }
+    while pass.step(&store) {}
+    pass.finish(&store);
+    assert!(*sink.0.lock() == instant);
+    assert_eq!(contents(&store, NOW), model);
 }

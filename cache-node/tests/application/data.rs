@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cache_node::background::{Accounts, Background};
+
 use super::generate::Random;
 use super::wire::{Client, Reply, TestNode, wait_for};
 
@@ -196,7 +198,7 @@ fn counters_are_exact_under_contention() {
 #[test]
 fn expired_keys_are_gone_on_time_and_swept() {
     let node = TestNode::start();
-    let background = cache_node::background::Background::start(node.node.clone()).unwrap();
+    let background = Background::start(node.node.clone(), Accounts::Store).unwrap();
     let mut client = node.client();
     for i in 0..2_000 {
         assert_eq!(client.ask(&format!("SET short:{i} v PX 300")).text(), "+OK");
