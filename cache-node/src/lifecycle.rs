@@ -252,7 +252,8 @@ async fn tell_all(cluster: &Arc<Cluster>, next: &Known, heir: &str) -> Result<()
     Ok(())
 }
 
-async fn push(cluster: &Cluster, to: &Member, json: &str) -> io::Result<()> {
+/// Gives a member a topology.
+pub(crate) async fn push(cluster: &Cluster, to: &Member, json: &str) -> io::Result<()> {
     let mut peer = Peer::reach(to, &cluster.password()?).await?;
     set_topology(&mut peer, json).await
 }

@@ -123,6 +123,21 @@ fn a_move_under_writes_loses_nothing_and_doubles_nothing() {
     assert!(w.source.state().moves.is_empty() && w.destination.state().imports.is_empty());
 }
 
+/// Whoever switches the slots may end between two pushes: clients must not be sent to and fro until it is back.
+#[test]
+fn a_source_tells_the_new_owner_of_the_switch() {
+    let w = World::new();
+    let filled = w.fill(1_000);
+    w.push(&w.moving(2));
+    w.source.wait_move("mv", MovePhase::Streaming);
+    w.seal("10000").unwrap();
+    w.source.push(&w.after(3));
+    wait_until("the destination serves what the source gave up", || {
+        w.destination.serving().len() == 8_192 + 4_001
+    });
+    verify(&filled, &[&w.source, &w.destination]);
+}
+
 #[test]
 fn a_cancelled_move_leaves_everything_where_it_was() {
     let w = World::new();

@@ -7,8 +7,9 @@ use tokio::sync::watch;
 
 use super::role::{Part, Refusal, Role, admit, decide_role};
 use super::state::{Sync, SyncPhase};
-use super::topology::{BadTopology, Known, Member, Move};
+use super::topology::{BadTopology, Known, Member, Move, new_owners};
 use super::{Cluster, ExportTask, Inner, Routing, Tasks, slots};
+use crate::lifecycle::push;
 use crate::log::{Position, SlotSet, WalkConsumer};
 use crate::moves::export;
 use crate::replicate::history::History;
@@ -72,16 +73,16 @@ impl Cluster {
     }
 
     async fn adopt(self: &Arc<Self>, tasks: &mut Tasks, known: Arc<Known>) {
-        let (was, part) = {
+        let (was, part, before) = {
             let mut inner = self.inner.lock();
             let part = decide_role(&known.topology, inner.me(self));
             let was = std::mem::replace(&mut inner.part, part.clone());
-            inner.topology = Some(known.clone());
+            let before = inner.topology.replace(known.clone());
             inner.handover = None;
             if part.role != Role::Primary {
                 inner.replicas.clear();
             }
-            (was, part)
+            (was, part, before)
         };
         tracing::info!(epoch = known.topology.epoch, role = ?part.role, shard = %part.shard, "took a topology");
         let exports = self.stop_exports(tasks, &known, &part).await;
@@ -96,6 +97,9 @@ impl Cluster {
         }
         let routing = Arc::new(Routing::new(&known, &self.member));
         let drop = self.refresh_slots_and(|| *self.routing.write() = routing);
+        if let (Some(before), Role::Primary) = (before, was.role) {
+            self.tell_new_owners(&before, &known, &was.shard);
+        }
         if was.role == Role::Primary && part.role != Role::Primary {
             self.store.set_expire_locally(false);
             self.term.send_replace(0);
@@ -111,6 +115,19 @@ impl Cluster {
             tracing::info!(keys, "dropped the data of slots that other shards own");
         }
         self.note_change();
+    }
+
+    /// From now on clients are sent to the slots' new owners: these are told, as they may not have this topology yet and would send them
+    /// back. Whoever pushes it may have ended in between.
+    fn tell_new_owners(self: &Arc<Self>, before: &Known, known: &Arc<Known>, shard: &str) {
+        for owner in new_owners(&before.topology, &known.topology, shard) {
+            let (cluster, known, owner) = (self.clone(), known.clone(), owner.clone());
+            tokio::spawn(async move {
+                if let Err(error) = push(&cluster, &owner, &known.json).await {
+                    tracing::debug!(owner = owner.name, %error, "could not tell the new owner of slots");
+                }
+            });
+        }
     }
 
     /// Begins a history of this node's own. Its slots do not serve yet.

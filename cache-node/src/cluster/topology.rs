@@ -355,6 +355,23 @@ fn hash(json: &str) -> String {
     digest[..8].iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Primaries that own slots by `next` which `shard` owned before, itself aside.
+pub fn new_owners<'a>(before: &Topology, next: &'a Topology, shard: &str) -> Vec<&'a Member> {
+    let ours = |o: Option<u16>| o.is_some_and(|i| before.shards[usize::from(i)].name == shard);
+    let owners = before
+        .owners()
+        .iter()
+        .zip(next.owners().iter())
+        .filter_map(|(was, is)| {
+            let owner = &next.shards[usize::from((*is)?)];
+            (ours(*was) && owner.name != shard).then_some(owner)
+        })
+        .collect::<Vec<_>>();
+    let mut primaries: Vec<&Member> = owners.into_iter().filter_map(Shard::primary).collect();
+    primaries.dedup_by(|a, b| a.name == b.name);
+    primaries
+}
+
 /// What a primary knows of a replica that follows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Present {
@@ -467,6 +484,21 @@ pub(crate) mod tests {
             let error = Known::parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(says), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn new_owners_are_who_took_our_slots() {
+        let before = two();
+        let mut next = two();
+        next.shards[0].slots = vec![SlotRange(10, 19), SlotRange(30, 8191)];
+        next.shards[1].slots = vec![SlotRange(0, 9), SlotRange(20, 29), SlotRange(8192, 16383)];
+        let names = |shard| -> Vec<String> {
+            let owners = new_owners(&before, &next, shard);
+            owners.iter().map(|m| m.name.clone()).collect()
+        };
+        assert_eq!(names("0"), ["main-1-0"]);
+        assert!(names("1").is_empty());
+        assert!(new_owners(&before, &before, "0").is_empty());
     }
 
     #[test]
