@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
+import yaml
 
 from conftest import chart_values, helm, leader, scale_operator
 from lib import kube, settings
@@ -121,6 +122,12 @@ def test_a_restarted_or_upgraded_operator_restarts_no_pod(caches):
     wait("another operator leads", 45, lambda: leader() not in (was, None, ""))
     kubectl("rollout", "restart", f"deployment/{settings.RELEASE}", "-n", settings.SYSTEM)
     kubectl("rollout", "status", f"deployment/{settings.RELEASE}", "-n", settings.SYSTEM, "--timeout=120s", timeout=130)
+    # As an earlier release's chart left it: Helm alone would not upgrade what lies in a chart's crds/.
+    older = kube.get("crd", "caches.cache.clusterdb.io")
+    older = {**older, "metadata": {k: older["metadata"][k] for k in ("name", "labels", "annotations")}}
+    older.pop("status")
+    del older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["maintenance"]
+    kubectl("replace", "-f", "-", stdin=yaml.safe_dump(older))
     # An upgrade comes with a newer server: the Caches keep theirs, and say so.
     try:
         helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values(), "--set-string", f"cacheImage.tag={settings.VERSION}-next")
@@ -128,6 +135,8 @@ def test_a_restarted_or_upgraded_operator_restarts_no_pod(caches):
             wait(f"{cache} says UpdateAvailable", 60, lambda: (cache.condition("UpdateAvailable") or {}).get("status") == "True")
             cache.wait_ready(60)
             assert cache.status()["image"] == settings.NODE_IMAGE
+        crd = kube.get("crd", "caches.cache.clusterdb.io")
+        assert "maintenance" in crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     finally:
         helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values())
     for cache in caches:

@@ -1,11 +1,13 @@
 """The operator runs with only the chart's rights; an application can run no control command."""
 
+import contextlib
+import datetime
 import json
 
 import pytest
 import redis
 
-from conftest import chart_values, helm
+from conftest import chart_values, helm, scale_operator
 from lib import kube, settings
 from lib.cache import Cache
 from lib.kube import kubectl
@@ -26,11 +28,27 @@ def test_an_application_runs_no_control_command(caches):
                     control.execute_command("CACHE.NODE", "HELLO")
 
 
+# When Helm exchanged Roles for a ClusterRole or back: for a moment there are neither, and the outgoing operator has too few.
+EXCHANGES = []
+
+
+@contextlib.contextmanager
+def exchange():
+    begun = datetime.datetime.now(datetime.timezone.utc)
+    try:
+        yield
+        # Those that are on their way out have gone.
+        scale_operator(2)
+    finally:
+        EXCHANGES.append((begun, datetime.datetime.now(datetime.timezone.utc)))
+
+
 def test_rights_in_namespaces_suffice(caches):
     """With watchNamespaces there are Roles only; a Cache is made, changed and deleted under them."""
     small = Cache("team-b", "small", shards=1, replicas=1, memory="128Mi")
     try:
-        helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values(), "--set", "watchNamespaces={team-a,team-b}")
+        with exchange():
+            helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values(), "--set", "watchNamespaces={team-a,team-b}")
         rules = kube.get("clusterrole", f"{settings.SYSTEM}-{settings.RELEASE}")["rules"]
         assert [r["resources"] for r in rules] == [["nodes"]]
         small.create().wait_ready(120)
@@ -39,7 +57,8 @@ def test_rights_in_namespaces_suffice(caches):
         kubectl("delete", "cache", "small", "-n", "team-b", timeout=90)
     finally:
         kubectl("delete", "cache", "small", "-n", "team-b", "--ignore-not-found", "--wait=false")
-        helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values())
+        with exchange():
+            helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values())
     for cache in caches:
         cache.wait_ready(60)
 
@@ -56,11 +75,11 @@ def test_nothing_was_forbidden_all_along(caches):
             if event.get("user", {}).get("username") != user:
                 continue
             requests += 1
-            # While Helm exchanges Roles for a ClusterRole there are none for a moment.
-            if (event.get("responseStatus") or {}).get("code") == 403:
+            at = datetime.datetime.fromisoformat(event["stageTimestamp"].replace("Z", "+00:00"))
+            exchanged = any(begun <= at <= ended for begun, ended in EXCHANGES)
+            if (event.get("responseStatus") or {}).get("code") == 403 and not exchanged:
                 ref = event.get("objectRef") or {}
                 what = (event["verb"], ref.get("apiGroup", ""), ref.get("resource"), ref.get("subresource", ""))
                 forbidden[what] = forbidden.get(what, 0) + 1
     assert requests > 0
-    writes = {w: n for w, n in forbidden.items() if w[0] not in ("list", "watch", "get")}
-    assert not writes, writes
+    assert not forbidden, forbidden
