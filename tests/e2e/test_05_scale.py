@@ -42,6 +42,11 @@ class Reader(threading.Thread):
 
 def verify(cache, prefix, report):
     unharmed(report)
+    nothing_lost_or_doubled(cache, prefix, report)
+
+
+def nothing_lost_or_doubled(cache, prefix, report):
+    assert report["lostAcknowledgedWrites"] == 0, report
     cache.check_slots()
     with cache.client() as client:
         check(client, prefix, KEYS)
@@ -151,7 +156,9 @@ def test_the_operator_crashes_at_every_step_boundary_of_a_scale(caches):
     assert len(met) == len(set(met)), "a boundary was crashed at twice"
     places = {m.split(": ", 1)[1].split(" ")[0] for m in met}
     assert places == {"before", "stored", "after"} and len(met) >= 12, met
-    verify(a, "a:", report)
+    # While nobody finishes what was begun a client may be sent to and fro longer than it likes; it goes on, and nothing is lost.
+    assert report["maxGapMs"] < 15_000 and set(report["errors"]["byKind"]) <= {"MOVED", "Io"}, report
+    nothing_lost_or_doubled(a, "a:", report)
     assert b.pod_uids() == others
 
 
