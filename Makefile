@@ -36,7 +36,7 @@ lint: ## Format, clippy and licences only
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	tests/tools && tests/deny
 
-bench: ## cache-node beside Redis and Valkey: writes docs/benchmarks.md (QUICK=1: about two minutes)
+bench: ## cache-node beside Redis and Valkey: writes docs/benchmarks.md (QUICK=1: a few minutes)
 	tests/bench/run $(if $(QUICK),--quick)
 
 crds: ## Write the CRDs in crds/ and the chart from src/api

@@ -8,6 +8,7 @@ import servers
 KEYS = 1_000_000
 VALUE = 64
 CLIENTS = 50
+ROUNDS = 3
 
 # Name, pipeline, command of redis-benchmark, requests of a full and of a quick run.
 LOADS = [
@@ -27,7 +28,7 @@ MORE = [
 
 
 def measure(programs, quick):
-    rounds = 1 if quick else 3
+    rounds = ROUNDS
     loads = LOADS if quick else LOADS + MORE
     names = programs.names()
     running = {}

@@ -11,6 +11,7 @@ GOALS = {
     "P1 GET": (10.4 / 12.6, None), "P1 SET": (10.6 / 12.0, None), "P16 GET": (0.85 / 1.97, 0.40 / 1.40),
     "P16 SET": (1.0 / 2.26, None), "P64 GET": (0.50 / 1.46, None), "P64 SET": (0.60 / 1.70, None),
 }
+EXECUTOR_GOALS = {"GET": 1.10, "SET": 1.10, "logged SET": 1.25}
 BYTES_GOAL = {False: 20, True: 24}
 
 
@@ -21,7 +22,7 @@ def write(results):
     if not mark:
         raise SystemExit(f"bench: {PAGE} has not the marks {BEGIN} and {END}")
     parts = [conditions(results)]
-    parts += [make(results[name]) for name, make in (("cpu", cpu), ("memory", memory), ("instructions", instructions)) if name in results]
+    parts += [make(results[name]) for name, make in (("cpu", cpu), ("memory", memory), ("instructions", instructions), ("executor", executor)) if name in results]
     PAGE.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after)
     if "cpu" in results:
         PICTURE.write_text(picture(results["cpu"]["rows"]))
@@ -31,7 +32,7 @@ def write(results):
 def conditions(results):
     c = results["conditions"]
     versions = ", ".join(f"{TITLES[n]} {v}" if v else f"{TITLES[n]}: not to be had here" for n, v in c["versions"].items())
-    quick = [part for part in ("cpu", "memory", "instructions") if results.get(part, {}).get("quick")]
+    quick = [part for part in ("cpu", "memory", "instructions", "executor") if results.get(part, {}).get("quick")]
     short = f" Short runs (`QUICK=1`): {', '.join(quick)}." if quick else ""
     return f"{versions}. {c['cores']} cores, Linux {c['kernel']}.{short}\n"
 
@@ -79,6 +80,16 @@ def instructions(part):
     loads = list(next(iter(part["rows"].values())))
     rows = [[TITLES[name], *(f"{row[load]:,.0f}" for load in loads)] for name, row in part["rows"].items()]
     return "### Instructions a request\n\nCounted by callgrind in user space, the whole process.\n\n" + table(["", *loads], rows)
+
+
+def executor(part):
+    rows = []
+    for row in part["rows"]:
+        limit = EXECUTOR_GOALS[row["what"]]
+        contended = f"{row['contended'] / row['locks'] * 1e6:.0f}"
+        rows.append([row["what"], f"{row['one']} ns", f"{row['two']} ns", f"{row['ratio']:.2f}", f"≤ {limit:.2f}", "met" if row["ratio"] <= limit else "missed", contended])
+    return ("### The store without sockets, one thread and two\n\nProcessor time of an operation in batches of 32, a million keys; the middle of five.\n\n"
+            + table(["", "one thread", "each of two", "ratio", "goal", "", "locks contended, in a million"], rows))
 
 
 def picture(rows):

@@ -182,8 +182,8 @@ pub struct Entry {
 /// The table, with an index by name.
 pub struct Table {
     pub entries: Vec<Entry>,
-    /// Open addressing: entry + 1, 0 for none.
-    buckets: Vec<u16>,
+    /// Open addressing: a name's beginning and its entry + 1, 0 for none.
+    buckets: Vec<(u64, u16)>,
 }
 
 pub static TABLE: LazyLock<Table> = LazyLock::new(Table::build);
@@ -210,7 +210,7 @@ impl Table {
             cluster::COMMANDS,
         ];
         let mut entries: Vec<Entry> = Vec::new();
-        let mut buckets = vec![0; BUCKETS];
+        let mut buckets = vec![(0, 0); BUCKETS];
         for command in families.into_iter().flatten() {
             let index = entries.len();
             let subcommands = index + 1..index + 1 + command.subcommands.len();
@@ -231,11 +231,12 @@ impl Table {
                     is_subcommand: true,
                 });
             }
-            let mut at = hash(command.name.as_bytes());
-            while buckets[at] != 0 {
+            let start = beginning(command.name.as_bytes());
+            let mut at = hash(command.name.len(), start);
+            while buckets[at].1 != 0 {
                 at = (at + 1) % BUCKETS;
             }
-            buckets[at] = index as u16 + 1;
+            buckets[at] = (start, index as u16 + 1);
         }
         assert!(entries.len() <= COMMANDS_MAX, "raise COMMANDS_MAX");
         Self { entries, buckets }
@@ -246,11 +247,20 @@ impl Table {
         if name.len() > NAME_MAX {
             return None;
         }
-        let mut at = hash(name);
+        let start = beginning(name);
+        let mut at = hash(name.len(), start);
         loop {
-            let entry = &self.entries[usize::from(self.buckets[at].checked_sub(1)?)];
-            if entry.command.name.as_bytes().eq_ignore_ascii_case(name) {
-                return Some(entry);
+            let (other, entry) = self.buckets[at];
+            let entry = usize::from(entry.checked_sub(1)?);
+            if other == start {
+                let entry = &self.entries[entry];
+                let known = entry.command.name.as_bytes();
+                // Equal beginnings of short names are equal names.
+                if known.len() == name.len()
+                    && (name.len() <= 8 || known[8..].eq_ignore_ascii_case(&name[8..]))
+                {
+                    return Some(entry);
+                }
             }
             at = (at + 1) % BUCKETS;
         }
@@ -269,9 +279,16 @@ impl Table {
     }
 }
 
-fn hash(name: &[u8]) -> usize {
-    let hash = name
-        .iter()
-        .fold(5381usize, |h, b| h.wrapping_mul(33) ^ usize::from(b | 0x20));
-    hash % BUCKETS
+/// The first eight bytes of a name, in lower case.
+fn beginning(name: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    for (to, b) in bytes.iter_mut().zip(name) {
+        *to = b.to_ascii_lowercase();
+    }
+    u64::from_le_bytes(bytes)
+}
+
+fn hash(length: usize, beginning: u64) -> usize {
+    let mixed = (beginning ^ length as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> 54) as usize % BUCKETS
 }

@@ -196,6 +196,11 @@ fn data(node: &Node, t: &mut Text) {
         "Keys removed because they had expired.",
         store.expired,
     );
+    t.counter(
+        "cache_node_contended_locks_total",
+        "Locks of slots that somebody else held when they were wanted.",
+        store.contended_locks,
+    );
     let kinds = [
         ("store", store.bytes as f64),
         ("pages", store.page_bytes as f64),

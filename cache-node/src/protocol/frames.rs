@@ -99,25 +99,41 @@ fn command(
 
 /// Reads `<mark>digits\r\n`. Gives the number, and where the next byte is.
 fn number(input: &[u8], at: usize, mark: u8) -> Option<(usize, usize)> {
-    let (&first, digits) = input.get(at..)?.split_first()?;
-    if first != mark {
+    // After a number of a whole command come two bytes at least, so these six are there.
+    let [m, first, second, third, ..] = *input.get(at..)?.first_chunk::<6>()?;
+    let first = digit(first)?;
+    if m != mark {
         return None;
     }
-    let mut value = 0;
-    for (i, &b) in digits.iter().take(DIGITS + 1).enumerate() {
-        let digit = b.wrapping_sub(b'0');
-        if digit > 9 {
-            // As the parser: two bytes end a line, the second of which is not looked at.
-            let ends = b == b'\r' && i > 0 && digits.len() > i + 1;
-            return ends.then_some((value, at + 1 + i + 2));
-        }
-        // No leading zeros, as the parser has it.
-        if i == 1 && value == 0 {
-            return None;
-        }
-        value = value * 10 + usize::from(digit);
+    // As the parser: two bytes end a line, the second of which is not looked at.
+    if second == b'\r' {
+        return Some((first, at + 4));
     }
-    None
+    // No leading zeros, as the parser has it.
+    if first == 0 {
+        return None;
+    }
+    if third == b'\r' {
+        return Some((first * 10 + digit(second)?, at + 5));
+    }
+    longer_number(input, at + 1)
+}
+
+/// As [`number`], of up to nine digits, from the first of them on.
+fn longer_number(input: &[u8], at: usize) -> Option<(usize, usize)> {
+    let digits = &input[at..input.len().min(at + DIGITS + 1)];
+    let length = digits.iter().position(|&b| b == b'\r')?;
+    let mut value = 0;
+    for &b in &digits[..length] {
+        value = value * 10 + digit(b)?;
+    }
+    let next = at + length + 2;
+    (next <= input.len()).then_some((value, next))
+}
+
+fn digit(b: u8) -> Option<usize> {
+    let digit = b.wrapping_sub(b'0');
+    (digit < 10).then_some(usize::from(digit))
 }
 
 #[cfg(test)]

@@ -57,6 +57,20 @@ impl Output {
         self.pending += 1;
     }
 
+    /// Adds a bulk string: its length, itself, and the line ends.
+    pub fn push_bulk(&mut self, bytes: &[u8]) {
+        let mut length = itoa::Buffer::new();
+        let length = length.format(bytes.len()).as_bytes();
+        let size = 1 + length.len() + 2 + bytes.len() + 2;
+        self.bytes.reserve(size);
+        self.bytes.push(b'$');
+        self.bytes.extend_from_slice(length);
+        self.bytes.extend_from_slice(b"\r\n");
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(b"\r\n");
+        self.pending += size;
+    }
+
     /// Adds a value without copying it.
     pub fn push_shared(&mut self, value: Bytes) {
         if value.is_empty() {

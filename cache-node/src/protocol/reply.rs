@@ -48,9 +48,7 @@ impl Reply<'_> {
     }
 
     pub fn bulk(&mut self, bytes: &[u8]) {
-        self.head(b'$', bytes.len());
-        self.out.push(bytes);
-        self.out.push(b"\r\n");
+        self.out.push_bulk(bytes);
     }
 
     pub fn text(&mut self, text: &str) {

@@ -1,4 +1,4 @@
-//! Starts the threads, takes connections, and hands them out in turn.
+//! Starts the threads, takes connections, and hands each to the thread that has the fewest.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
@@ -169,7 +169,43 @@ impl Acceptor {
         }
         let local = stream.local_addr().unwrap_or(address);
         let client = self.node.clients.add(address, local, crate::node::now_ms());
-        self.inboxes[self.next].put(stream, client);
-        self.next = (self.next + 1) % self.inboxes.len();
+        let open: Vec<usize> = self.inboxes.iter().map(|inbox| inbox.open()).collect();
+        let thread = fewest(&open, self.next);
+        self.inboxes[thread].put(stream, client);
+        self.next = (thread + 1) % self.inboxes.len();
+    }
+}
+
+/// Which thread has the fewest connections; of several the first from `next` on, so that they take turns.
+fn fewest(open: &[usize], next: usize) -> usize {
+    let from_next = (0..open.len()).map(|i| (next + i) % open.len());
+    from_next.min_by_key(|&i| open[i]).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_spread_evenly() {
+        for (open, next, thread) in [
+            (&[0, 0, 0][..], 0, 0),
+            (&[0, 0, 0], 2, 2),
+            (&[1, 0, 0], 0, 1),
+            (&[5, 4, 4], 2, 2),
+            (&[5, 4, 4], 0, 1),
+            (&[9, 9, 3], 0, 2),
+            (&[7], 0, 0),
+        ] {
+            assert_eq!(fewest(open, next), thread, "{open:?} from {next}");
+        }
+        // Whoever leaves, the next ones fill the gaps.
+        let (mut open, mut next) = ([50, 2, 0, 30], 0);
+        for _ in 0..118 {
+            let thread = fewest(&open, next);
+            open[thread] += 1;
+            next = (thread + 1) % open.len();
+        }
+        assert_eq!(open, [50; 4]);
     }
 }

@@ -6,5 +6,6 @@ mod connection;
 pub mod registry;
 mod socket;
 mod thread;
+mod turn;
 
 pub use acceptor::{Server, ServerError};

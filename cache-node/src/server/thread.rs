@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 use super::clock::Clock;
-use super::connection::{Arrived, Connection, Tools, Turn};
+use super::connection::Connection;
 use super::registry::Client;
+use super::turn::{Arrived, Tools, Turn};
 use crate::command::{Ahead, Reason, Session};
 use crate::limits::{CONNECTIONS_TOGETHER, DRAIN_MS, READ_MAX};
 use crate::metrics::stats::ThreadStats;
@@ -40,10 +41,22 @@ struct ArrivedAt {
 pub struct Inbox {
     waker: Arc<Waker>,
     arrived: Mutex<Vec<(TcpStream, Arc<Client>)>>,
+    /// Connections of the thread, those that it has not taken yet included.
+    open: AtomicUsize,
 }
 
 impl Inbox {
+    /// Connections that the thread has.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub fn put(&self, stream: TcpStream, client: Arc<Client>) {
+        self.open.fetch_add(1, Ordering::Relaxed);
         self.arrived.lock().push((stream, client));
         if let Err(error) = self.waker.wake() {
             tracing::error!(%error, "cannot wake a server thread");
@@ -85,6 +98,7 @@ impl Thread {
             inbox: Arc::new(Inbox {
                 waker,
                 arrived: Mutex::default(),
+                open: AtomicUsize::new(0),
             }),
             connections: Slab::new(),
             ready: VecDeque::new(),
@@ -194,6 +208,7 @@ impl Thread {
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot watch a connection; closed it");
+                self.inbox.closed();
                 self.node.clients.remove(id);
             }
         }
@@ -303,6 +318,7 @@ impl Thread {
         };
         // The descriptor goes with the stream; a failure leaves nothing behind.
         let _ = self.poll.registry().deregister(connection.stream());
+        self.inbox.closed();
         self.node.clients.remove(connection.id());
     }
 }

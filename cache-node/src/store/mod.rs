@@ -20,12 +20,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
 
+use parking_lot::MutexGuard;
+
 use crate::log::Log;
 use budget::Budget;
 pub use budget::OutOfMemory;
 pub use compact::CompactionPass;
 use compact::Upkeep;
-use domain::Locked;
+use domain::{Domain, Locked};
 pub use domain::{SlotState, observer};
 pub use guard::Guard;
 pub use item::{ItemRef, Kind, ValueRef};
@@ -59,6 +61,7 @@ struct Counters {
     expires: AtomicI64,
     expired: AtomicU64,
     moved_bytes: AtomicU64,
+    contended: AtomicU64,
 }
 
 impl Counters {
@@ -115,6 +118,8 @@ pub struct StoreStats {
     pub expired: u64,
     /// Bytes that compaction copied since the start.
     pub moved_bytes: u64,
+    /// Locks of domains that somebody else held when they were wanted.
+    pub contended_locks: u64,
 }
 
 /// The items of a node.
@@ -207,10 +212,18 @@ impl Store {
     }
 
     fn lock_domains(&self, domains: impl Iterator<Item = usize>) -> Guard<'_> {
-        match Guard::new(self, domains.map(|d| (d, self.domains[d].0.lock()))) {
+        match Guard::new(self, domains.map(|d| (d, self.lock_domain(d)))) {
             Some(guard) => guard,
             None => unreachable!("at least one domain is locked"),
         }
+    }
+
+    fn lock_domain(&self, domain: usize) -> MutexGuard<'_, Domain> {
+        let lock = &self.domains[domain].0;
+        lock.try_lock().unwrap_or_else(|| {
+            self.counters.contended.fetch_add(1, Ordering::Relaxed);
+            lock.lock()
+        })
     }
 
     /// Whether expired keys are removed and logged (a primary, a standalone node), or only hidden until the log deletes them (a replica).
@@ -240,6 +253,7 @@ impl Store {
             max_bytes: self.budget.limit(),
             expired: self.counters.expired.load(Ordering::Relaxed),
             moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
+            contended_locks: self.counters.contended.load(Ordering::Relaxed),
         }
     }
 
