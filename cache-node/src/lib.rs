@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod background;
+pub mod blocked;
 pub mod cluster;
 pub mod command;
 pub mod config;

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
 use crate::cluster::{Cluster, ClusterOptions};
+use crate::command::blocking::BlockedClients;
 use crate::config::Config;
 use crate::config::passwords::{BadPasswords, Passwords};
 use crate::limits;
@@ -45,6 +46,8 @@ pub struct Node {
     pub passwords: Option<Passwords>,
     pub stats: Stats,
     pub clients: Registry,
+    /// Those that wait for keys.
+    pub blocked: Arc<BlockedClients>,
     pub wakers: Arc<Wakers>,
     /// 40 hex digits, new at each start.
     pub run_id: String,
@@ -105,6 +108,7 @@ impl Node {
                 wakers.clone(),
             )
         };
+        let blocked = Arc::new(BlockedClients::new(store.clone(), wakers.clone()));
         let id = |u: uuid::Uuid| u.simple().to_string();
         Ok(Self {
             passwords: open(&config.password_file)?,
@@ -120,6 +124,7 @@ impl Node {
             cluster,
             stats: Stats::default(),
             clients: Registry::default(),
+            blocked,
             wakers,
             run_id: format!(
                 "{}{}",

@@ -1,22 +1,38 @@
 //! Wakes the server's threads, so that parked connections try their commands again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sync::{RwLock, Waker};
 
 /// The server threads' wakers.
 #[derive(Debug, Default)]
-pub struct Wakers(RwLock<Vec<Arc<Waker>>>);
+pub struct Wakers {
+    threads: RwLock<Vec<Arc<Waker>>>,
+    /// How often something has changed.
+    changes: AtomicU64,
+}
 
 impl Wakers {
     /// A server thread says how to wake it.
     pub fn add(&self, waker: Arc<Waker>) {
-        self.0.write().push(waker);
+        self.threads.write().push(waker);
     }
 
     /// Wakes all threads: something that commands may wait for has changed.
     pub fn wake_all(&self) {
-        for waker in self.0.read().iter() {
+        self.changes.fetch_add(1, Ordering::Release);
+        self.ring();
+    }
+
+    /// How often [`Wakers::wake_all`] was called.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Wakes all threads: a connection that waits for a key is served.
+    pub fn ring(&self) {
+        for waker in self.threads.read().iter() {
             if let Err(error) = waker.wake() {
                 tracing::error!(%error, "cannot wake a server thread");
             }

@@ -79,7 +79,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn moved(&self, slot: u16) -> Stop {
+    pub fn moved(&self, slot: u16) -> Stop {
         let routing = self.node.cluster.routing();
         match routing.owner(slot) {
             // A slot that is ours by the topology and not served cannot be found elsewhere.

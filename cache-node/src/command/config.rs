@@ -95,9 +95,75 @@ const PARAMETERS: &[Parameter] = &[
         set: None,
     },
     Parameter {
+        name: "hash-max-listpack-entries",
+        value: |n| {
+            n.store
+                .packing
+                .hash_entries
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "hash-max-listpack-value",
+        value: |n| {
+            n.store
+                .packing
+                .hash_value
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "hash-max-ziplist-entries",
+        value: |n| {
+            n.store
+                .packing
+                .hash_entries
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "hash-max-ziplist-value",
+        value: |n| {
+            n.store
+                .packing
+                .hash_value
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
         name: "io-threads",
         value: |n| n.config.threads().to_string(),
         set: None,
+    },
+    Parameter {
+        name: "list-max-listpack-size",
+        value: |n| {
+            n.store
+                .packing
+                .list_size
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| signed(text, i64::from(i32::MIN), i64::from(i32::MAX))),
+    },
+    Parameter {
+        name: "list-max-ziplist-size",
+        value: |n| {
+            n.store
+                .packing
+                .list_size
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| signed(text, i64::from(i32::MIN), i64::from(i32::MAX))),
     },
     Parameter {
         name: "maxclients",
@@ -139,6 +205,33 @@ const PARAMETERS: &[Parameter] = &[
         set: None,
     },
     Parameter {
+        name: "set-max-intset-entries",
+        value: |n| n.store.packing.set_ints.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "set-max-listpack-entries",
+        value: |n| {
+            n.store
+                .packing
+                .set_entries
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "set-max-listpack-value",
+        value: |n| {
+            n.store
+                .packing
+                .set_value
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
         name: "tcp-keepalive",
         value: |n| n.settings.keepalive_s.load(Ordering::Relaxed).to_string(),
         set: Some(|_, text| number(text, 0, i32::MAX as u64)),
@@ -147,6 +240,50 @@ const PARAMETERS: &[Parameter] = &[
         name: "timeout",
         value: |n| n.settings.timeout_s.load(Ordering::Relaxed).to_string(),
         set: Some(|_, text| number(text, 0, i32::MAX as u64)),
+    },
+    Parameter {
+        name: "zset-max-listpack-entries",
+        value: |n| {
+            n.store
+                .packing
+                .zset_entries
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "zset-max-listpack-value",
+        value: |n| {
+            n.store
+                .packing
+                .zset_value
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "zset-max-ziplist-entries",
+        value: |n| {
+            n.store
+                .packing
+                .zset_entries
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+    },
+    Parameter {
+        name: "zset-max-ziplist-value",
+        value: |n| {
+            n.store
+                .packing
+                .zset_value
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
     },
 ];
 
@@ -185,6 +322,17 @@ fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
     }
 }
 
+/// A number that may be negative, as its bits.
+fn signed(text: &str, min: i64, max: i64) -> Result<u64, String> {
+    let value = parse_i64(text.as_bytes()).ok_or("argument couldn't be parsed into an integer")?;
+    match (min..=max).contains(&value) {
+        true => Ok(value as u64),
+        false => Err(format!(
+            "argument must be between {min} and {max} inclusive"
+        )),
+    }
+}
+
 fn between(value: u64, min: u64, max: u64) -> Result<u64, String> {
     match (min..=max).contains(&value) {
         true => Ok(value),
@@ -198,7 +346,17 @@ fn not_between(min: u64, max: u64) -> String {
 
 fn put_into_force(node: &Node, name: &str, value: u64) {
     let settings = &node.settings;
+    let packing = &node.store.packing;
+    let pack = |limit: &std::sync::atomic::AtomicI64| limit.store(value as i64, Ordering::Relaxed);
     match name {
+        "hash-max-listpack-entries" | "hash-max-ziplist-entries" => pack(&packing.hash_entries),
+        "hash-max-listpack-value" | "hash-max-ziplist-value" => pack(&packing.hash_value),
+        "list-max-listpack-size" | "list-max-ziplist-size" => pack(&packing.list_size),
+        "set-max-intset-entries" => pack(&packing.set_ints),
+        "set-max-listpack-entries" => pack(&packing.set_entries),
+        "set-max-listpack-value" => pack(&packing.set_value),
+        "zset-max-listpack-entries" | "zset-max-ziplist-entries" => pack(&packing.zset_entries),
+        "zset-max-listpack-value" | "zset-max-ziplist-value" => pack(&packing.zset_value),
         "maxclients" => settings.max_clients.store(value as u32, Ordering::Relaxed),
         "maxmemory" => node.store.set_max_memory(value),
         "client-query-buffer-limit" => settings.input_max.store(value, Ordering::Relaxed),

@@ -64,6 +64,12 @@ pub fn execute(
         };
         (command.handler)(&mut context, args)
     };
+    if command.flags.has(Flags::WRITE) {
+        let ready = crate::store::ready::take();
+        if !ready.is_empty() {
+            super::blocking::serve(node, ready);
+        }
+    }
     match result {
         Ok(()) => {}
         Err(Stop::Pending(reason)) => {

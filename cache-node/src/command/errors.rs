@@ -2,7 +2,7 @@
 
 use super::Stop;
 use crate::protocol::number::parse_i64;
-use crate::store::OutOfMemory;
+use crate::store::{Fault, OutOfMemory};
 
 pub const SYNTAX: &str = "ERR syntax error";
 pub const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
@@ -15,6 +15,7 @@ pub const DB_OUT_OF_RANGE: &str = "ERR DB index is out of range";
 pub const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
 pub const SLOT_NOT_SERVED: &str = "CLUSTERDOWN Hash slot not served";
 pub const CLUSTER_DISABLED: &str = "ERR This instance has cluster support disabled";
+pub const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 pub const NO_AUTH: &str = "NOAUTH Authentication required.";
 pub const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 pub const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
@@ -22,6 +23,15 @@ pub const READ_ONLY: &str = "READONLY You can't write against a read only replic
 impl From<OutOfMemory> for Stop {
     fn from(_: OutOfMemory) -> Self {
         OUT_OF_MEMORY.into()
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::WrongType => WRONG_TYPE.into(),
+            Fault::OutOfMemory(full) => full.into(),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::errors::{SYNTAX, wrong_arity};
 use super::table::{Command, Entry, Flags, Group, KeySpec, TABLE};
 use super::{Context, Stop, dispatch, glob};
+use crate::protocol::number::parse_i64;
 use crate::protocol::{Args, Reply};
 
 const SHOW: Flags = Flags::LOADING.and(Flags::STALE);
@@ -68,6 +69,12 @@ fn categories(command: &Command) -> Vec<&'static str> {
     match command.group {
         Group::Generic => names.push("@keyspace"),
         Group::String => names.push("@string"),
+        Group::Hash => names.push("@hash"),
+        Group::List => names.push("@list"),
+        Group::Set => names.push("@set"),
+        Group::SortedSet => names.push("@sortedset"),
+        Group::Bitmap => names.push("@bitmap"),
+        Group::HyperLogLog => names.push("@hyperloglog"),
         Group::Connection => names.push("@connection"),
         Group::Server | Group::Cluster => {}
     }
@@ -79,6 +86,7 @@ fn categories(command: &Command) -> Vec<&'static str> {
             flags.has(Flags::ADMIN) || flags.has(Flags::DANGEROUS),
             "@dangerous",
         ),
+        (flags.has(Flags::BLOCKING), "@blocking"),
         (flags.has(Flags::FAST), "@fast"),
         (!flags.has(Flags::FAST), "@slow"),
     ];
@@ -256,13 +264,20 @@ fn filtered(by: &[u8], value: &[u8]) -> Result<Vec<&'static Entry>, Stop> {
 fn getkeys(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let command = args.from(2);
     let entry = dispatch::find(command).map_err(|_| "ERR Invalid command specified")?;
-    if entry.command.keys.first == 0 {
+    if entry.command.keys.first == 0 && entry.command.key_count_at == 0 {
         return Err("ERR The command has no key arguments".into());
     }
     if !entry.command.takes(command.len()) {
         return Err("ERR Invalid number of arguments specified for command".into());
     }
-    let keys: Vec<usize> = key_positions(entry.command.keys, command.len()).collect();
+    let mut keys: Vec<usize> = key_positions(entry.command.keys, command.len()).collect();
+    if entry.command.key_count_at > 0 {
+        let at = usize::from(entry.command.key_count_at);
+        let count = parse_i64(command.at(at)).and_then(|n| usize::try_from(n).ok());
+        let count = count.filter(|&n| n > 0 && n < command.len() - at);
+        let count = count.ok_or("ERR Invalid arguments specified for command")?;
+        keys.extend(at + 1..=at + count);
+    }
     context.reply.array(keys.len());
     keys.iter().for_each(|&i| context.reply.bulk(command.at(i)));
     Ok(())
@@ -319,9 +334,8 @@ mod tests {
             assert!(by_full_name(entry.full_name.as_bytes()).is_some());
             // A command that writes has keys, or is about all of them.
             let writes = entry.command.flags.has(Flags::WRITE);
-            assert!(
-                !writes || entry.command.keys.first > 0 || entry.full_name.starts_with("flush")
-            );
+            let has_keys = entry.command.keys.first > 0 || entry.command.key_count_at > 0;
+            assert!(!writes || has_keys || entry.full_name.starts_with("flush"));
         }
         assert!(TABLE.find(b"").is_none() && TABLE.find(&[b'x'; 1000]).is_none());
     }

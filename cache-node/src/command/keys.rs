@@ -5,8 +5,7 @@ use super::errors::{DB_OUT_OF_RANGE, NO_SUCH_KEY, SAME_OBJECT, SYNTAX, database}
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::protocol::Args;
-use crate::protocol::number::parse_i64;
-use crate::store::{Guard, Point, SLOTS};
+use crate::store::SLOTS;
 
 const READ: Flags = Flags::READONLY.and(Flags::FAST);
 
@@ -82,31 +81,6 @@ pub const COMMANDS: &[Command] = &[
             "O(1)",
             "Returns a random key name from the database.",
         ),
-    Command::new("object", -2, Group::Generic, object)
-        .doc(
-            "2.2.3",
-            "Depends on subcommand.",
-            "A container for object introspection commands.",
-        )
-        .with(&[
-            Command::new("encoding", 3, Group::Generic, object_encoding)
-                .flags(Flags::READONLY)
-                .keys(2, 2, 1)
-                .doc(
-                    "2.2.3",
-                    "O(1)",
-                    "Returns the encoding that Redis would have for the value.",
-                ),
-            Command::new("refcount", 3, Group::Generic, object_refcount)
-                .flags(Flags::READONLY)
-                .keys(2, 2, 1)
-                .doc(
-                    "2.2.3",
-                    "O(1)",
-                    "Returns the reference count of a value of a key.",
-                ),
-            super::introspect::HELP,
-        ]),
 ];
 
 fn del(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
@@ -170,25 +144,7 @@ fn move_key(context: &Context<'_>, args: Args<'_>, replace: bool) -> Result<bool
     if !replace && guard.get(points[1], to, now_ms).is_some() {
         return Ok(false);
     }
-    copy_item(&mut guard, (points[0], from), (points[1], to), now_ms)?;
-    guard.remove(points[0], from, now_ms);
-    Ok(true)
-}
-
-/// Copies value and expiry of a key. False: there is no such key.
-fn copy_item(
-    guard: &mut Guard<'_>,
-    from: (Point, &[u8]),
-    to: (Point, &[u8]),
-    now_ms: u64,
-) -> Result<bool, Stop> {
-    let Some(item) = guard.get(from.0, from.1, now_ms) else {
-        return Ok(false);
-    };
-    let expires_at = item.expires_at();
-    let value = item.value().to_vec();
-    guard.set(to.0, to.1, &value, expires_at)?;
-    Ok(true)
+    Ok(guard.transfer((points[0], from), (points[1], to), true, now_ms)?)
 }
 
 fn copy(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
@@ -214,13 +170,8 @@ fn copy(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, points) = context.lock_keys(keys.into_iter(), Access::Write)?;
     let now_ms = context.now_ms;
     let taken = !replace && guard.get(points[1], keys[1], now_ms).is_some();
-    let copied = !taken
-        && copy_item(
-            &mut guard,
-            (points[0], keys[0]),
-            (points[1], keys[1]),
-            now_ms,
-        )?;
+    let copied =
+        !taken && guard.transfer((points[0], keys[0]), (points[1], keys[1]), false, now_ms)?;
     context.reply.integer(i64::from(copied));
     Ok(())
 }
@@ -257,36 +208,6 @@ fn randomkey(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
     match keys.is_empty() {
         true => context.reply.null(),
         false => context.reply.bulk(&keys[random as usize % keys.len()]),
-    }
-    Ok(())
-}
-
-fn object(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
-    Err(super::errors::wrong_arity(context.name))
-}
-
-fn object_encoding(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    let (mut guard, p) = context.read(args.at(2))?;
-    match guard.get(p, args.at(2), context.now_ms) {
-        None => context.reply.null(),
-        Some(item) => {
-            let value = item.value();
-            let encoding = match value.len() {
-                1..=20 if parse_i64(&value).is_some() => "int",
-                0..=44 => "embstr",
-                _ => "raw",
-            };
-            context.reply.text(encoding);
-        }
-    }
-    Ok(())
-}
-
-fn object_refcount(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    let (mut guard, p) = context.read(args.at(2))?;
-    match guard.get(p, args.at(2), context.now_ms) {
-        None => context.reply.null(),
-        Some(_) => context.reply.integer(1),
     }
     Ok(())
 }

@@ -51,16 +51,17 @@ fn options(args: Args<'_>) -> Result<Options, Stop> {
 }
 
 fn lcs(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    let options = options(args)?;
     let keys = [args.at(1), args.at(2)];
     let (mut guard, points) = context.lock_keys(keys.into_iter(), Access::Read)?;
-    let mut value = |i: usize| -> Vec<u8> {
-        let item = guard.get(points[i], keys[i], context.now_ms);
-        item.map(|item| item.value().to_vec()).unwrap_or_default()
+    let mut value = |i: usize| -> Result<Vec<u8>, Stop> {
+        let item = guard.string(points[i], keys[i], context.now_ms);
+        let item = item.map_err(|_| "ERR The specified keys must contain string values")?;
+        Ok(item.map(|item| item.value().to_vec()).unwrap_or_default())
     };
-    let (a, b) = (value(0), value(1));
+    let (a, b) = (value(0)?, value(1)?);
     // The work is done on copies, without the lock.
     drop(guard);
+    let options = options(args)?;
     let cells = (a.len() as u64 + 1).saturating_mul(b.len() as u64 + 1);
     if cells.saturating_mul(4) > string_max(context) {
         return Err(

@@ -76,6 +76,10 @@ impl LongDouble {
         rounded(exact, -shift - 1)
     }
 
+    pub fn is_finite(&self) -> bool {
+        !self.infinite
+    }
+
     /// The sum; None: it is no finite number.
     pub fn add(self, other: Self) -> Option<Self> {
         if self.infinite || other.infinite {

@@ -2,27 +2,40 @@
 
 mod access;
 mod ahead;
+mod bitmaps;
+pub mod blocking;
 mod client;
 mod cluster;
+mod collections;
 mod config;
 mod connection;
 mod counters;
 mod dispatch;
+mod dump;
 mod errors;
 mod expiry;
 mod glob;
+mod hashes;
+mod hyperloglog;
 mod info;
 mod introspect;
 mod keys;
 mod lcs;
+mod lists;
 mod long_double;
+mod object;
 mod scan;
 mod server;
 mod session;
 mod set;
+mod sets;
+mod sort;
 mod strings;
 pub mod table;
 mod time;
+mod zcombine;
+mod zranges;
+mod zsets;
 
 use std::borrow::Cow;
 
@@ -71,6 +84,8 @@ pub enum Reason {
     NoCredit,
     /// Memory is full, and room is being made.
     NoRoom,
+    /// Nothing is there to be popped yet: see [`crate::blocked`].
+    Blocked,
 }
 
 impl From<&'static str> for Stop {

@@ -76,7 +76,7 @@ pub fn walk_from(
 }
 
 /// A cursor as Redis reads it, with `strtoul`: also with a sign, and nothing at all.
-fn cursor(text: &[u8]) -> Option<u64> {
+pub fn cursor(text: &[u8]) -> Option<u64> {
     match text {
         [] => Some(0),
         [b'+', digits @ ..] => parse_u64(digits),

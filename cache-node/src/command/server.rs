@@ -181,7 +181,7 @@ fn memory_usage(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     match (args.get(3), args.get(4), args.len()) {
         (None, ..) => {}
         (Some(word), Some(samples), 5) if word.eq_ignore_ascii_case(b"SAMPLES") => {
-            // A string is one piece: there is nothing to sample.
+            // What an item takes is known exactly: there is nothing to sample.
             crate::protocol::number::parse_u64(samples).ok_or(super::errors::NOT_INTEGER)?;
         }
         _ => return Err(SYNTAX.into()),

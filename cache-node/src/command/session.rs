@@ -28,6 +28,8 @@ pub struct Session {
     pub skip_next: bool,
     /// The connection ends when its replies are sent.
     pub close: bool,
+    /// Its command waits for a key.
+    pub wait: Option<super::blocking::Wait>,
 }
 
 impl Session {
@@ -40,6 +42,7 @@ impl Session {
             reply: ReplyMode::On,
             skip_next: false,
             close: false,
+            wait: None,
         }
     }
 

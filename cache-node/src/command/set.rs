@@ -124,7 +124,10 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     };
     let (mut guard, p) = context.write(key)?;
     let now_ms = context.now_ms;
-    let present = guard.get(p, key, now_ms);
+    let present = match options.get {
+        true => guard.string(p, key, now_ms)?,
+        false => guard.get(p, key, now_ms),
+    };
     let kept = present.as_ref().and_then(|item| item.expires_at());
     let exists = present.is_some();
     if options.get {
@@ -196,7 +199,7 @@ fn set_until(context: &mut Context<'_>, args: Args<'_>, unit: Unit) -> Result<()
 fn getset(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.write(key)?;
-    let present = guard.get(p, key, context.now_ms);
+    let present = guard.string(p, key, context.now_ms)?;
     count(context, present.is_some());
     match present {
         Some(item) => reply_value(&mut context.reply, item.value()),
@@ -211,7 +214,7 @@ fn getex(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.write(key)?;
     let now_ms = context.now_ms;
-    let present = guard.get(p, key, now_ms);
+    let present = guard.string(p, key, now_ms)?;
     count(context, present.is_some());
     let Some(item) = present else {
         context.reply.null();
@@ -281,8 +284,7 @@ fn set_all(
     let mut before = Vec::new();
     for ((key, value), &p) in pairs(args).zip(points) {
         if may_fail {
-            let old = guard.get(p, key, context.now_ms);
-            before.push(old.map(|item| (item.value().to_vec(), item.expires_at())));
+            before.push(guard.save(p, key, context.now_ms));
         }
         if let Err(full) = guard.set(p, key, value, None) {
             guard.restore();
@@ -295,8 +297,8 @@ fn set_all(
                 .rev()
             {
                 match old {
-                    Some((value, expires_at)) => {
-                        if guard.set(p, key, &value, expires_at).is_err() {
+                    Some(saved) => {
+                        if guard.put_back(p, key, saved, context.now_ms).is_err() {
                             tracing::error!(
                                 "an MSET that found no memory could not put a value back"
                             );

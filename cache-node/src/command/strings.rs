@@ -6,7 +6,7 @@ use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::protocol::number::parse_i64;
 use crate::protocol::{Args, Reply};
-use crate::store::ValueRef;
+use crate::store::{Kind, ValueRef};
 
 const READ: Flags = Flags::READONLY;
 
@@ -56,7 +56,7 @@ pub fn reply_value(reply: &mut Reply<'_>, value: ValueRef<'_>) {
 fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
-    match guard.get(p, key, context.now_ms) {
+    match guard.string(p, key, context.now_ms)? {
         Some(item) => {
             reply_value(&mut context.reply, item.value());
             context.stats.hits.add(1);
@@ -75,11 +75,11 @@ fn mget(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let mut hits = 0;
     for (key, &p) in args.from(1).iter().zip(&points) {
         match guard.get(p, key, context.now_ms) {
-            Some(item) => {
+            Some(item) if item.kind() == Kind::String => {
                 reply_value(&mut context.reply, item.value());
                 hits += 1;
             }
-            None => context.reply.null(),
+            _ => context.reply.null(),
         }
     }
     context.stats.hits.add(hits);
@@ -90,7 +90,7 @@ fn mget(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 fn getdel(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.write(key)?;
-    match guard.get(p, key, context.now_ms) {
+    match guard.string(p, key, context.now_ms)? {
         Some(item) => {
             reply_value(&mut context.reply, item.value());
             context.stats.hits.add(1);
@@ -108,7 +108,7 @@ fn strlen(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
     let length = guard
-        .get(p, key, context.now_ms)
+        .string(p, key, context.now_ms)?
         .map_or(0, |item| item.value_len());
     context.reply.integer(length as i64);
     Ok(())
@@ -124,7 +124,7 @@ fn append(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (key, suffix) = (args.at(1), args.at(2));
     let (mut guard, p) = context.write(key)?;
     let present = guard
-        .get(p, key, context.now_ms)
+        .string(p, key, context.now_ms)?
         .map_or(0, |item| item.value_len());
     if (present + suffix.len()) as u64 > string_max(context) {
         return Err(STRING_TOO_LONG.into());
@@ -156,7 +156,9 @@ fn getrange(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let end = parse_i64(args.at(3)).ok_or(NOT_INTEGER)?;
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
-    let value = guard.get(p, key, context.now_ms).map(|item| item.value());
+    let value = guard
+        .string(p, key, context.now_ms)?
+        .map(|item| item.value());
     let part = value
         .as_deref()
         .and_then(|value| range(value.len(), start, end).map(|(from, to)| &value[from..to]));
@@ -171,11 +173,12 @@ fn setrange(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, p) = context.write(key)?;
     if bytes.is_empty() {
         let length = guard
-            .get(p, key, context.now_ms)
+            .string(p, key, context.now_ms)?
             .map_or(0, |item| item.value_len());
         context.reply.integer(length as i64);
         return Ok(());
     }
+    guard.string(p, key, context.now_ms)?;
     if offset.saturating_add(bytes.len() as u64) > string_max(context) {
         return Err(STRING_TOO_LONG.into());
     }

@@ -3,12 +3,13 @@
 use std::sync::LazyLock;
 
 use super::{
-    Handler, client, cluster, config, connection, counters, expiry, introspect, keys, lcs, scan,
-    server, set, strings,
+    Handler, bitmaps, blocking, client, cluster, config, connection, counters, dump, expiry,
+    hashes, hyperloglog, introspect, keys, lcs, lists, object, scan, server, set, sets, sort,
+    strings, zcombine, zranges, zsets,
 };
 
 /// Commands and subcommands at most: the size of the threads' counters.
-pub const COMMANDS_MAX: usize = 192;
+pub const COMMANDS_MAX: usize = 384;
 
 /// What a command is, as bits. The names are those of `COMMAND`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,9 @@ impl Flags {
     /// Keys are dangerous to ask for in production. An ACL category, not a flag of `COMMAND`.
     pub const DANGEROUS: Self = Self(1 << 11);
     pub const SKIP_MONITOR: Self = Self(1 << 12);
+    pub const BLOCKING: Self = Self(1 << 13);
+    /// Keys are not, or not all, where [`KeySpec`] says.
+    pub const MOVABLE_KEYS: Self = Self(1 << 14);
 
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -41,7 +45,7 @@ impl Flags {
 
     /// Names as `COMMAND` tells them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Flags, &str); 12] = [
+        const NAMES: [(Flags, &str); 14] = [
             (Flags::WRITE, "write"),
             (Flags::READONLY, "readonly"),
             (Flags::DENYOOM, "denyoom"),
@@ -54,6 +58,8 @@ impl Flags {
             (Flags::NO_AUTH, "no_auth"),
             (Flags::NO_MULTI, "no_multi"),
             (Flags::ALLOW_BUSY, "allow_busy"),
+            (Flags::BLOCKING, "blocking"),
+            (Flags::MOVABLE_KEYS, "movablekeys"),
         ];
         NAMES
             .into_iter()
@@ -74,6 +80,12 @@ pub struct KeySpec {
 pub enum Group {
     Generic,
     String,
+    Hash,
+    List,
+    Set,
+    SortedSet,
+    Bitmap,
+    HyperLogLog,
     Connection,
     Server,
     Cluster,
@@ -84,6 +96,12 @@ impl Group {
         match self {
             Self::Generic => "generic",
             Self::String => "string",
+            Self::Hash => "hash",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::SortedSet => "sorted-set",
+            Self::Bitmap => "bitmap",
+            Self::HyperLogLog => "hyperloglog",
             Self::Connection => "connection",
             Self::Server => "server",
             Self::Cluster => "cluster",
@@ -100,6 +118,8 @@ pub struct Command {
     pub arity: i16,
     pub flags: Flags,
     pub keys: KeySpec,
+    /// The argument that says how many keys follow it; 0: none does.
+    pub key_count_at: u8,
     pub group: Group,
     pub since: &'static str,
     pub complexity: &'static str,
@@ -119,6 +139,7 @@ impl Command {
                 last: 0,
                 step: 0,
             },
+            key_count_at: 0,
             group,
             since: "1.0.0",
             complexity: "O(1)",
@@ -135,6 +156,11 @@ impl Command {
 
     pub const fn keys(mut self, first: i16, last: i16, step: i16) -> Self {
         self.keys = KeySpec { first, last, step };
+        self
+    }
+
+    pub const fn counted_keys(mut self, at: u8) -> Self {
+        self.key_count_at = at;
         self
     }
 
@@ -194,12 +220,24 @@ const NAME_MAX: usize = 32;
 
 impl Table {
     fn build() -> Self {
-        let families: [&'static [Command]; 13] = [
+        let families: [&'static [Command]; 25] = [
             strings::COMMANDS,
             set::COMMANDS,
             counters::COMMANDS,
             lcs::COMMANDS,
+            hashes::COMMANDS,
+            sets::COMMANDS,
+            lists::COMMANDS,
+            blocking::COMMANDS,
+            zsets::COMMANDS,
+            zranges::COMMANDS,
+            zcombine::COMMANDS,
+            bitmaps::COMMANDS,
+            hyperloglog::COMMANDS,
+            sort::COMMANDS,
+            dump::COMMANDS,
             keys::COMMANDS,
+            object::COMMANDS,
             scan::COMMANDS,
             expiry::COMMANDS,
             connection::COMMANDS,

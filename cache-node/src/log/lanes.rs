@@ -19,6 +19,8 @@ pub enum Entry<'a> {
         pos: u64,
         commands: &'a [u8],
     },
+    /// A big collection that a walk has copied: its elements are written later (see [`super::walk`]).
+    Frozen { walk: u64, number: u64 },
     /// A mark in a walk's stream.
     Mark { walk: u64, mark: u64 },
 }
@@ -138,6 +140,11 @@ fn write(to: &mut Vec<u8>, ticket: u64, entry: Entry<'_>) {
             to.extend_from_slice(&pos.to_le_bytes());
             to.extend_from_slice(commands);
         }
+        Entry::Frozen { walk, number } => {
+            to.push(3);
+            to.extend_from_slice(&walk.to_le_bytes());
+            to.extend_from_slice(&number.to_le_bytes());
+        }
         Entry::Mark { walk, mark } => {
             to.push(2);
             to.extend_from_slice(&walk.to_le_bytes());
@@ -177,6 +184,10 @@ pub fn read(body: &[u8]) -> Entry<'_> {
             slot: u16::from_le_bytes([body[9], body[10]]),
             pos: u64_at(body, 11),
             commands: &body[19..],
+        },
+        3 => Entry::Frozen {
+            walk: u64_at(body, 1),
+            number: u64_at(body, 9),
         },
         _ => Entry::Mark {
             walk: u64_at(body, 1),

@@ -89,6 +89,7 @@ impl Merger {
                 pos,
                 commands,
             } => shared.walks.copied(walk, (slot, pos), commands),
+            Entry::Frozen { walk, number } => shared.walks.frozen(walk, number),
             Entry::Mark { walk, mark } => {
                 // The position that the mark reports counts everything before it.
                 self.flush(shared);

@@ -1,9 +1,10 @@
 //! Copies of slots that go on as a stream: a full sync or a slot move.
 //!
 //! A walk over the store appends what it copies to the log's lanes, so copied items and effects have one order. An effect on what the walk
-//! has passed is streamed; an effect on what it has not passed is dropped, as the walk will copy its result.
+//! has passed is streamed; an effect on what it has not passed is dropped, as the walk will copy its result. A big collection is frozen under
+//! the lock, takes its place in that order, and is written by the consumer, piece by piece.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,7 +14,8 @@ use tokio::sync::Notify;
 use super::lanes::Entry;
 use super::{Position, ROOM_MIN, Shared};
 use crate::limits::{COPY_MAX, COPY_PAUSE, COPY_THROTTLE};
-use crate::store::effect::{ALL_SLOTS, Effect, write_command, write_set};
+use crate::store::collections::copy::Frozen;
+use crate::store::effect::{ALL_SLOTS, Effect, write_command, write_item};
 use crate::store::{SLOTS, Store};
 
 /// A set of slots.
@@ -86,14 +88,27 @@ pub enum WalkEvent {
 const COPIED: u64 = 0;
 
 struct Queue {
-    events: VecDeque<WalkEvent>,
+    events: VecDeque<Queued>,
     bytes: usize,
+}
+
+enum Queued {
+    Event(WalkEvent),
+    /// A big collection whose commands are not written yet.
+    Frozen(Box<Frozen>),
+}
+
+/// What a frozen collection counts in the queue: it takes memory only where it is written to meanwhile.
+fn frozen_bytes(frozen: &Frozen) -> usize {
+    frozen.bytes().min(COPY_PAUSE / 4)
 }
 
 pub(crate) struct Walk {
     id: u64,
     slots: SlotSet,
     queue: Mutex<Queue>,
+    /// Big collections on their way through the lanes, by number.
+    frozen: Mutex<BTreeMap<u64, Box<Frozen>>>,
     ready: Notify,
     /// Rung when the queue has room again.
     room: Notify,
@@ -191,6 +206,25 @@ impl Walks {
         }
     }
 
+    /// A big collection has reached its place in the stream.
+    pub fn frozen(&self, id: u64, number: u64) {
+        for follower in self.followers.lock().iter() {
+            let walk = &follower.walk;
+            if walk.id != id {
+                continue;
+            }
+            let Some(frozen) = walk.frozen.lock().remove(&number) else {
+                continue;
+            };
+            if !walk.failed.load(Ordering::Relaxed) {
+                let mut queue = walk.queue.lock();
+                queue.bytes += frozen_bytes(&frozen);
+                queue.events.push_back(Queued::Frozen(frozen));
+            }
+            walk.ready.notify_one();
+        }
+    }
+
     pub fn mark(&self, id: u64, mark: u64, position_offset: u64) {
         for follower in self.followers.lock().iter() {
             if follower.walk.id == id {
@@ -199,7 +233,8 @@ impl Walks {
                     offset: position_offset,
                 };
                 let mut queue = follower.walk.queue.lock();
-                queue.events.push_back(WalkEvent::Mark { mark, position });
+                let event = WalkEvent::Mark { mark, position };
+                queue.events.push_back(Queued::Event(event));
                 drop(queue);
                 follower.walk.ready.notify_one();
             }
@@ -222,12 +257,13 @@ impl Walk {
         } else {
             queue.bytes += commands.len();
             match queue.events.back_mut() {
-                Some(WalkEvent::Commands(last)) if last.len() < PIECE => {
+                Some(Queued::Event(WalkEvent::Commands(last))) if last.len() < PIECE => {
                     last.extend_from_slice(commands);
                 }
-                _ => queue
-                    .events
-                    .push_back(WalkEvent::Commands(commands.to_vec())),
+                _ => {
+                    let event = WalkEvent::Commands(commands.to_vec());
+                    queue.events.push_back(Queued::Event(event));
+                }
             }
         }
         drop(queue);
@@ -241,6 +277,7 @@ pub struct WalkConsumer {
     shared: Arc<Shared>,
     walk: Arc<Walk>,
     marks: AtomicU64,
+    frozen: AtomicU64,
 }
 
 pub fn attach(shared: Arc<Shared>, slots: SlotSet) -> WalkConsumer {
@@ -252,6 +289,7 @@ pub fn attach(shared: Arc<Shared>, slots: SlotSet) -> WalkConsumer {
             events: VecDeque::new(),
             bytes: 0,
         }),
+        frozen: Mutex::default(),
         ready: Notify::new(),
         room: Notify::new(),
         failed: AtomicBool::new(false),
@@ -268,6 +306,7 @@ pub fn attach(shared: Arc<Shared>, slots: SlotSet) -> WalkConsumer {
         shared,
         walk,
         marks: AtomicU64::new(COPIED + 1),
+        frozen: AtomicU64::new(0),
     }
 }
 
@@ -309,11 +348,23 @@ impl WalkConsumer {
     ) -> (usize, Option<u64>) {
         const ITEMS: usize = 256;
         let mut items = 0;
+        let mut big = Vec::new();
         let mut guard = store.lock(slot);
         let next = guard.walk(slot, pos, ITEMS, now_ms, &mut |item| {
-            write_set(commands, item);
+            match Frozen::of(item) {
+                Some(frozen) => big.push(Box::new(frozen)),
+                None => write_item(commands, item),
+            }
             items += 1;
         });
+        for frozen in big {
+            let number = self.frozen.fetch_add(1, Ordering::Relaxed);
+            self.walk.frozen.lock().insert(number, frozen);
+            self.shared.lanes.push(Entry::Frozen {
+                walk: self.walk.id,
+                number,
+            });
+        }
         let reached = next.map_or((slot + 1, 0), |pos| (slot, pos));
         self.shared.lanes.push(Entry::Copied {
             walk: self.walk.id,
@@ -376,22 +427,37 @@ impl WalkConsumer {
     /// An event that is there already.
     fn take(&self) -> Option<WalkEvent> {
         let mut queue = self.walk.queue.lock();
-        match queue.events.pop_front()? {
-            WalkEvent::Commands(commands) => {
+        let commands = match queue.events.pop_front()? {
+            Queued::Event(WalkEvent::Commands(commands)) => {
                 queue.bytes -= commands.len();
                 drop(queue);
-                if self.shared.walks.throttles() {
-                    self.shared.walks.measure();
-                }
-                self.walk.room.notify_one();
-                Some(WalkEvent::Commands(commands))
+                commands
             }
-            WalkEvent::Mark { mark, position } => {
+            Queued::Frozen(mut frozen) => {
+                drop(queue);
+                let mut commands = Vec::new();
+                let more = frozen.write_commands(&mut commands);
+                let mut queue = self.walk.queue.lock();
+                if self.has_failed() {
+                    return None;
+                }
+                match more {
+                    true => queue.events.push_front(Queued::Frozen(frozen)),
+                    false => queue.bytes -= frozen_bytes(&frozen),
+                }
+                commands
+            }
+            Queued::Event(WalkEvent::Mark { mark, position }) => {
                 let epoch = self.shared.epoch.load(Ordering::Acquire);
                 let position = Position { epoch, ..position };
-                Some(WalkEvent::Mark { mark, position })
+                return Some(WalkEvent::Mark { mark, position });
             }
+        };
+        if self.shared.walks.throttles() {
+            self.shared.walks.measure();
         }
+        self.walk.room.notify_one();
+        Some(WalkEvent::Commands(commands))
     }
 }
 

@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! REDIS0010, AUX fields, SELECTDB 0, RESIZEDB keys expires, entries, EOF, CRC64 of all before (u64le)
-//! entry: [0xFC expiry as Unix milliseconds, u64le] type (0: string) key value; strings are length-prefixed
+//! entry: [0xFC expiry as Unix milliseconds, u64le] type key value; strings are length-prefixed
+//! value: string (0); or the number of elements, then those: list (1), set (2), sorted set (5: member, score f64le), hash (4: field, value)
 //! ```
 
 use crc::{CRC_64_REDIS, Crc, Digest, Table};
+
+use crate::store::Kind;
+use crate::store::collections::Element;
 
 const AUX: u8 = 0xFA;
 const RESIZEDB: u8 = 0xFB;
 const EXPIRY_MS: u8 = 0xFC;
 const SELECTDB: u8 = 0xFE;
 const EOF: u8 = 0xFF;
-const STRING: u8 = 0;
 
 static CRC: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_REDIS);
 
@@ -51,15 +54,46 @@ pub fn write_head(to: &mut Vec<u8>, aux: &[(&str, &str)], keys: u64, expires: u6
     write_length(to, expires);
 }
 
-/// An entry up to its value's bytes, which follow.
-pub fn write_entry_head(to: &mut Vec<u8>, key: &[u8], value_bytes: usize, expires_at: Option<u64>) {
+/// The type of a value.
+pub fn type_of(kind: Kind) -> u8 {
+    match kind {
+        Kind::String => 0,
+        Kind::List => 1,
+        Kind::Set => 2,
+        Kind::Hash => 4,
+        Kind::ZSet => 5,
+    }
+}
+
+/// An entry up to its value, which follows: a string's bytes or a collection's elements, of which there are `length`.
+pub fn write_entry_head(
+    to: &mut Vec<u8>,
+    key: &[u8],
+    kind: Kind,
+    length: usize,
+    expires_at: Option<u64>,
+) {
     if let Some(time) = expires_at {
         to.push(EXPIRY_MS);
         to.extend_from_slice(&time.to_le_bytes());
     }
-    to.push(STRING);
+    to.push(type_of(kind));
     write_string(to, key);
-    write_length(to, value_bytes as u64);
+    write_length(to, length as u64);
+}
+
+pub fn write_element(to: &mut Vec<u8>, element: &Element<'_>) {
+    match element {
+        Element::One(one) => write_string(to, one),
+        Element::Pair(field, value) => {
+            write_string(to, field);
+            write_string(to, value);
+        }
+        Element::Scored(member, score) => {
+            write_string(to, member);
+            to.extend_from_slice(&score.to_le_bytes());
+        }
+    }
 }
 
 /// The mark behind the entries; the checksum follows it.
@@ -67,13 +101,13 @@ pub fn write_end(to: &mut Vec<u8>) {
     to.push(EOF);
 }
 
-fn write_string(to: &mut Vec<u8>, text: &[u8]) {
+pub fn write_string(to: &mut Vec<u8>, text: &[u8]) {
     write_length(to, text.len() as u64);
     to.extend_from_slice(text);
 }
 
 /// 6 bits in one byte, 14 in two, else a mark and the number in 4 or 8 bytes, big-endian.
-fn write_length(to: &mut Vec<u8>, length: u64) {
+pub fn write_length(to: &mut Vec<u8>, length: u64) {
     if length < 1 << 6 {
         to.push(length as u8);
     } else if length < 1 << 14 {

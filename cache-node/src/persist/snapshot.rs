@@ -13,7 +13,10 @@ use super::rdb::{self, Checksum};
 use crate::cluster::{Cluster, now_ms};
 use crate::limits::{SNAPSHOT_BUFFER, SNAPSHOT_BUFFER_MAX, SNAPSHOT_CHUNK};
 use crate::log::{Position, SlotSet};
-use crate::store::{ItemRef, SLOTS, SharedValue, SlotState, SnapshotSink, SnapshotWalk, ValueRef};
+use crate::store::collections::copy::Frozen;
+use crate::store::{
+    ItemRef, Kind, SLOTS, SharedValue, SlotState, SnapshotSink, SnapshotWalk, ValueRef,
+};
 
 /// Buckets walked under one lock.
 const STEP: usize = 32;
@@ -31,15 +34,8 @@ enum Piece {
     Own(Vec<u8>),
     /// A big value, shared with the store.
     Shared(SharedValue),
-}
-
-impl Piece {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Own(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
-        }
-    }
+    /// The elements of a big collection: written by the reader, outside of any lock.
+    Frozen(Box<Frozen>),
 }
 
 #[derive(Default)]
@@ -85,7 +81,6 @@ impl SnapshotSink for Shared {
         if !self.slots.contains(slot) || expires_at.is_some_and(|time| time <= self.instant_ms) {
             return;
         }
-        let value = item.value();
         let mut buffer = self.buffer.lock();
         if buffer.failed.is_some() || buffer.dropped {
             return;
@@ -110,18 +105,40 @@ impl SnapshotSink for Shared {
         };
         let mut bytes = 0;
         if let Some(Piece::Own(last)) = buffer.pieces.back_mut() {
-            rdb::write_entry_head(last, item.key(), value.len(), expires_at);
-            if let ValueRef::Inline(value) = value {
-                last.extend_from_slice(value);
-            }
+            write_item(last, item);
             bytes = last.len() - before;
         }
-        if let ValueRef::Shared(value) = value {
+        if let ValueRef::Shared(value) = item.value()
+            && item.kind() == Kind::String
+        {
             bytes += value.len();
             buffer.pieces.push_back(Piece::Shared(value));
         }
+        if let Some(frozen) = Frozen::of(item) {
+            bytes += frozen.bytes();
+            buffer.pieces.push_back(Piece::Frozen(Box::new(frozen)));
+        }
         buffer.bytes += bytes;
         buffer.keys += 1;
+    }
+}
+
+/// Writes an item, but for what follows it in a piece of its own: a big value, the elements of a big collection.
+fn write_item(to: &mut Vec<u8>, item: ItemRef<'_>) {
+    let (kind, view) = (item.kind(), item.view());
+    let length = match kind {
+        Kind::String => item.value_len(),
+        kind => view.len(kind),
+    };
+    rdb::write_entry_head(to, item.key(), kind, length, item.expires_at());
+    if kind == Kind::String {
+        if let ValueRef::Inline(value) = item.value() {
+            to.extend_from_slice(value);
+        }
+    } else if item.object().is_none() {
+        for element in view.elements(kind, 0) {
+            rdb::write_element(to, &element);
+        }
     }
 }
 
@@ -133,6 +150,8 @@ pub struct Snapshot {
     checksum: Option<Checksum>,
     /// Bytes of a big piece that were handed out already.
     taken: usize,
+    /// The big collection that is being written.
+    frozen: Option<Box<Frozen>>,
     stat: Stat,
 }
 
@@ -196,6 +215,7 @@ fn begin_blocking(cluster: &Arc<Cluster>, limits: Limits) -> Result<Snapshot, St
         shared,
         checksum: Some(Checksum::default()),
         taken: 0,
+        frozen: None,
         stat: Stat::default(),
     })
 }
@@ -283,16 +303,37 @@ impl Snapshot {
 
     /// What is ready, a chunk of it at most; and whether nothing more will come.
     fn take(&mut self) -> Result<(Vec<u8>, bool), String> {
+        let mut chunk = Vec::new();
+        if let Some(mut frozen) = self.frozen.take() {
+            let more = frozen.take(|element| {
+                rdb::write_element(&mut chunk, &element);
+                chunk.len() >= SNAPSHOT_CHUNK / 2
+            });
+            if more {
+                self.frozen = Some(frozen);
+            } else {
+                self.shared.buffer.lock().bytes -= frozen.bytes();
+                self.shared.room.notify_one();
+            }
+            return self.cut(chunk);
+        }
         let mut buffer = self.shared.buffer.lock();
         if let Some(why) = &buffer.failed {
             return Err(why.clone());
         }
-        let mut chunk = Vec::new();
         while chunk.len() < SNAPSHOT_CHUNK {
-            let Some(piece) = buffer.pieces.front() else {
-                break;
+            let piece = match buffer.pieces.front() {
+                None => break,
+                Some(Piece::Own(bytes)) => &bytes[..],
+                Some(Piece::Shared(bytes)) => &bytes[..],
+                Some(Piece::Frozen(_)) => {
+                    if let Some(Piece::Frozen(frozen)) = buffer.pieces.pop_front() {
+                        self.frozen = Some(frozen);
+                    }
+                    break;
+                }
             };
-            let rest = &piece.bytes()[self.taken..];
+            let rest = &piece[self.taken..];
             let fits = rest.len().min(SNAPSHOT_CHUNK - chunk.len());
             chunk.extend_from_slice(&rest[..fits]);
             self.taken += fits;
@@ -302,8 +343,30 @@ impl Snapshot {
             }
         }
         buffer.bytes -= chunk.len();
-        let ended = buffer.walked && buffer.pieces.is_empty();
+        let ended = buffer.walked && buffer.pieces.is_empty() && self.frozen.is_none();
         self.shared.room.notify_one();
+        drop(buffer);
+        if chunk.is_empty() && self.frozen.is_some() {
+            return self.take();
+        }
+        Ok((chunk, ended))
+    }
+
+    /// A chunk of a collection may be larger than others by an element: what is too much comes first next time.
+    fn cut(&mut self, mut chunk: Vec<u8>) -> Result<(Vec<u8>, bool), String> {
+        let mut buffer = self.shared.buffer.lock();
+        if let Some(why) = &buffer.failed {
+            return Err(why.clone());
+        }
+        if chunk.len() > SNAPSHOT_CHUNK {
+            let rest = chunk.split_off(SNAPSHOT_CHUNK);
+            buffer.bytes += rest.len();
+            if let Some(frozen) = self.frozen.take() {
+                buffer.pieces.push_front(Piece::Frozen(frozen));
+            }
+            buffer.pieces.push_front(Piece::Own(rest));
+        }
+        let ended = buffer.walked && buffer.pieces.is_empty() && self.frozen.is_none();
         Ok((chunk, ended))
     }
 }

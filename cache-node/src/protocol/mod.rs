@@ -1,5 +1,6 @@
 //! The Redis protocol, RESP2 and RESP3: bytes to commands, replies to bytes. Knows nothing of the rest.
 
+pub mod double;
 pub mod frames;
 pub mod inline;
 pub mod number;

@@ -1,7 +1,5 @@
 //! Writes replies, in the version of the protocol that the client has chosen.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 
 use super::output::Output;
@@ -104,15 +102,7 @@ impl Reply<'_> {
 
     /// The shortest text that reads back as the same number; in RESP2 a bulk string.
     pub fn double(&mut self, value: f64) {
-        let mut text = String::new();
-        if value.is_infinite() {
-            text.push_str(if value > 0.0 { "inf" } else { "-inf" });
-        } else if value.is_nan() {
-            text.push_str("nan");
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{value}");
-        }
+        let text = super::double::format(value);
         if self.resp3 {
             self.line(b',', text.as_bytes());
         } else {

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::limits::ARGS_MAX;
-use crate::store::{Guard, OutOfMemory, Point, SLOTS, SlotState, Store};
+use crate::store::{End, Fault, Guard, OutOfMemory, Point, SLOTS, SlotState, Store};
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EffectError {
@@ -13,6 +13,8 @@ pub enum EffectError {
     Unknown(String),
     #[error("out of memory: this node's limit is below what the other holds; raise it")]
     OutOfMemory,
+    #[error("an effect is on a key that holds another type here")]
+    WrongType,
     #[error("slot {0} is not being imported here any more")]
     NotImporting(u16),
 }
@@ -20,6 +22,15 @@ pub enum EffectError {
 impl From<OutOfMemory> for EffectError {
     fn from(_: OutOfMemory) -> Self {
         Self::OutOfMemory
+    }
+}
+
+impl From<Fault> for EffectError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::WrongType => Self::WrongType,
+            Fault::OutOfMemory(_) => Self::OutOfMemory,
+        }
     }
 }
 
@@ -103,7 +114,9 @@ fn parse<'a>(store: &Store, args: Args<'a>) -> Result<Parsed<'a>, EffectError> {
             slot.map(Parsed::FlushSlot)
                 .ok_or(EffectError::Damaged("slot"))
         }
-        b"SET" | b"APPEND" | b"SETRANGE" | b"DEL" | b"PEXPIREAT" | b"PERSIST" => {
+        b"SET" | b"APPEND" | b"SETRANGE" | b"DEL" | b"PEXPIREAT" | b"PERSIST" | b"HSET"
+        | b"HDEL" | b"SADD" | b"SREM" | b"LPUSH" | b"RPUSH" | b"LPOP" | b"RPOP" | b"LSET"
+        | b"LTRIM" | b"LINSERT" | b"LREM" | b"ZADD" | b"ZREM" => {
             Ok(Parsed::Key(store.point(arg(1)?), args))
         }
         other => Err(EffectError::Unknown(
@@ -226,6 +239,7 @@ fn apply(guard: &mut Guard<'_>, effect: &Parsed<'_>) -> Result<(), EffectError> 
         (b"PERSIST", []) => {
             guard.set_expiry(p, key, None, NOW)?;
         }
+        (name, words) if apply_to_collection(guard, p, key, name, words)? => {}
         _ => {
             let text = args[0].escape_ascii().to_string();
             return Err(EffectError::Unknown(format!(
@@ -237,6 +251,64 @@ fn apply(guard: &mut Guard<'_>, effect: &Parsed<'_>) -> Result<(), EffectError> 
     Ok(())
 }
 
+/// Applies an effect on a collection. False: it is none.
+fn apply_to_collection(
+    guard: &mut Guard<'_>,
+    p: Point,
+    key: &[u8],
+    name: &[u8],
+    words: &[&[u8]],
+) -> Result<bool, EffectError> {
+    const NOW: u64 = 0;
+    let index = |text: &[u8]| number(text).map(|n| n as usize);
+    match (name, words) {
+        (b"HSET", pairs) if pairs.len() % 2 == 0 => {
+            let pairs: Vec<(&[u8], &[u8])> = pairs.chunks(2).map(|p| (p[0], p[1])).collect();
+            guard.hash_set(p, key, &pairs, NOW)?;
+        }
+        (b"HDEL", fields) => drop(guard.hash_remove(p, key, fields, NOW)?),
+        (b"SADD", members) => drop(guard.set_add(p, key, members, NOW)?),
+        (b"SREM", members) => drop(guard.set_remove(p, key, members, NOW)?),
+        (b"LPUSH", elements) => drop(guard.list_push(p, key, End::Front, elements, NOW)?),
+        (b"RPUSH", elements) => drop(guard.list_push(p, key, End::Back, elements, NOW)?),
+        (b"LPOP", [count]) => drop(guard.list_pop(p, key, End::Front, index(count)?, NOW)?),
+        (b"RPOP", [count]) => drop(guard.list_pop(p, key, End::Back, index(count)?, NOW)?),
+        (b"LSET", [at, element]) => {
+            guard.list_set(p, key, index(at)?, element, NOW)?;
+        }
+        (b"LTRIM", [from, to]) => {
+            guard.list_trim(p, key, (index(from)?, index(to)?.saturating_add(1)), NOW)?;
+        }
+        (b"LINSERT", [side, pivot, element]) => {
+            guard.list_insert(p, key, (*side == b"BEFORE", *pivot), element, NOW)?;
+        }
+        (b"LREM", [count, element]) => {
+            let count = crate::protocol::number::parse_i64(count);
+            let count = count.ok_or(EffectError::Damaged("not a number"))?;
+            guard.list_remove(p, key, count, element, NOW)?;
+        }
+        (b"ZADD", pairs) if pairs.len() % 2 == 0 => {
+            let scores: Vec<f64> = pairs
+                .chunks(2)
+                .map(|p| score(p[0]))
+                .collect::<Result<_, _>>()?;
+            let members: Vec<&[u8]> = pairs.chunks(2).map(|p| p[1]).collect();
+            guard.zset_update(p, key, &members, NOW, |i, _| Some(scores[i]))?;
+        }
+        (b"ZREM", members) => drop(guard.zset_remove(p, key, members, NOW)?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn score(text: &[u8]) -> Result<f64, EffectError> {
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|t| t.parse().ok())
+        .filter(|n: &f64| !n.is_nan())
+        .ok_or(EffectError::Damaged("not a score"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -244,6 +316,7 @@ mod tests {
     use super::*;
     use crate::log::Log;
     use crate::store::StoreOptions;
+    use crate::store::collections::Element;
     use crate::store::effect::write_command;
 
     fn store() -> Arc<Store> {
@@ -303,12 +376,68 @@ mod tests {
     }
 
     #[test]
+    fn every_effect_on_a_collection_is_applied() {
+        let store = store();
+        let record = commands(&[
+            &["HSET", "h", "a", "1", "b", "2"],
+            &["HDEL", "h", "a"],
+            &["SADD", "s", "x", "y"],
+            &["SREM", "s", "y"],
+            &["RPUSH", "l", "b", "c", "d", "e", "f"],
+            &["LPUSH", "l", "a"],
+            &["LPOP", "l", "1"],
+            &["RPOP", "l", "1"],
+            &["LSET", "l", "0", "B"],
+            &["LINSERT", "l", "AFTER", "B", "z"],
+            &["LREM", "l", "-1", "d"],
+            &["LTRIM", "l", "0", "2"],
+            &["ZADD", "z", "1.5e0", "m", "inf", "n"],
+            &["ZREM", "z", "n"],
+            &["PEXPIREAT", "z", "800"],
+        ]);
+        apply_record(&store, &record).unwrap();
+        let shown = |key: &str| -> String {
+            let p = store.point(key.as_bytes());
+            let guard = store.lock(p.slot);
+            let item = guard.peek(p, key.as_bytes(), 0).unwrap();
+            let elements: Vec<_> = item.view().elements(item.kind(), 0).collect();
+            format!("{elements:?} {:?}", item.expires_at())
+        };
+        assert_eq!(
+            shown("h"),
+            format!("{:?} None", [Element::Pair(b"b", b"2")])
+        );
+        let one = |text: &'static [u8]| Element::One(text.into());
+        assert_eq!(shown("s"), format!("{:?} None", [one(b"x")]));
+        assert_eq!(
+            shown("l"),
+            format!("{:?} None", [one(b"B"), one(b"z"), one(b"c")])
+        );
+        assert_eq!(
+            shown("z"),
+            format!("{:?} Some(800)", [Element::Scored(b"m", 1.5)])
+        );
+        let wrong = commands(&[&["SADD", "h", "x"]]);
+        assert_eq!(apply_record(&store, &wrong), Err(EffectError::WrongType));
+        for damaged in [
+            &["HSET", "h", "a"][..],
+            &["LPOP", "l", "x"],
+            &["ZADD", "z", "nan", "m"],
+        ] {
+            assert!(
+                apply_record(&store, &commands(&[damaged])).is_err(),
+                "{damaged:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_an_error() {
         let store = store();
-        let unknown = commands(&[&["LPUSH", "a", "1"]]);
+        let unknown = commands(&[&["XADD", "a", "1"]]);
         assert_eq!(
             apply_record(&store, &unknown),
-            Err(EffectError::Unknown("LPUSH".into()))
+            Err(EffectError::Unknown("XADD".into()))
         );
         assert!(apply_record(&store, &commands(&[&["SET", "a"]])).is_err());
         assert!(apply_record(&store, &commands(&[&["CACHE.FLUSHSLOT", "16384"]])).is_err());

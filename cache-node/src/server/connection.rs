@@ -31,6 +31,8 @@ pub struct Connection {
     ended: bool,
     failed: bool,
     parked: Option<Reason>,
+    /// What had changed when its command was executed last.
+    changes: u64,
     /// It is in its thread's queue.
     pub queued: bool,
 }
@@ -50,6 +52,7 @@ impl Connection {
             ended: false,
             failed: false,
             parked: None,
+            changes: 0,
             queued: false,
         }
     }
@@ -68,6 +71,18 @@ impl Connection {
 
     pub fn is_parked(&self) -> bool {
         self.parked.is_some()
+    }
+
+    /// Whether a parked command is to be executed again.
+    pub fn is_woken(&self, changes: u64) -> bool {
+        match self.parked {
+            None => false,
+            Some(Reason::Blocked) => {
+                let waits = |wait: &crate::command::blocking::Wait| wait.waiter.is_waiting();
+                self.changes != changes || !self.session.wait.as_ref().is_some_and(waits)
+            }
+            Some(_) => true,
+        }
     }
 
     pub fn unpark(&mut self) {
@@ -92,8 +107,13 @@ impl Connection {
             return Turn::Close;
         }
         if let Some(reason) = self.parked {
+            // Who waits for a key and is gone waits no more.
+            if reason == Reason::Blocked && self.read_closed {
+                return Turn::Close;
+            }
             return Turn::Park(reason);
         }
+        self.changes = tools.node.wakers.changes();
         if self.output.is_empty() {
             std::mem::swap(&mut self.output, tools.spare);
         }
@@ -130,6 +150,8 @@ impl Connection {
             // Sent meanwhile, or the next change of the socket goes on.
             Halt::OutputFull if self.output.pending() < OUTPUT_PAUSE => Turn::Again,
             Halt::OutputFull => Turn::Wait,
+            // Who has closed its side is gone.
+            Halt::Parked(Reason::Blocked) if stopping || self.read_closed => Turn::Close,
             Halt::Parked(reason) => {
                 self.parked = Some(reason);
                 Turn::Park(reason)

@@ -179,11 +179,12 @@ impl Thread {
         if stops && self.deadline.is_none() {
             self.deadline = Some(Instant::now() + Duration::from_millis(DRAIN_MS));
         }
+        let changes = self.node.wakers.changes();
         let mut killed = Vec::new();
         for (key, connection) in &mut self.connections {
             if look_for_killed && connection.is_killed() {
                 killed.push(key);
-            } else if stops || connection.is_parked() {
+            } else if stops || connection.is_woken(changes) {
                 connection.unpark();
                 enqueue(&mut self.ready, connection, key);
             }
@@ -290,8 +291,8 @@ impl Thread {
             Turn::Wait => {}
             Turn::Again => enqueue(&mut self.ready, connection, key),
             Turn::Park(Reason::NoCredit) => self.node.credit_wanted.notify_one(),
-            // Whoever changes a slot's state, or makes room, wakes all threads.
-            Turn::Park(Reason::SlotPaused | Reason::NoRoom) => {}
+            // Whoever changes a slot's state, makes room, or serves a waiting pop wakes all threads.
+            Turn::Park(Reason::SlotPaused | Reason::NoRoom | Reason::Blocked) => {}
             Turn::Close => self.close(key),
         }
     }

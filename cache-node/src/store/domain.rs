@@ -11,6 +11,8 @@ pub mod observer {
     pub const LOG: u32 = 1;
     /// A snapshot: what a write is about to change is emitted first.
     pub const SNAPSHOT: u32 = 2;
+    /// Clients that wait for keys: writes that may serve them are noted.
+    pub const BLOCKED: u32 = 4;
 }
 
 /// What a node does with a slot. Read and changed under the lock of the slot's domain, so no write slips past a change.
@@ -40,6 +42,8 @@ pub struct Domain {
     pub phase: bool,
     /// Items with an expiry.
     pub expires: u32,
+    /// Keys that clients wait for, each as often as they do.
+    pub awaited: u32,
     /// Where the sweep for expired items goes on: slot (of this domain) and position.
     pub sweep: (u16, u64),
 }

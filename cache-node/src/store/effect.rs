@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::collections::copy;
 use super::point::Point;
 
 /// Stands for the slot of an effect on everything.
@@ -27,11 +28,16 @@ pub struct Effect<'a> {
 
 impl Effects {
     pub fn push(&mut self, p: Point, command: &[&[u8]]) {
+        self.push_written(p, |bytes| write_command(bytes, command));
+    }
+
+    /// Adds an effect of commands that `write` writes.
+    pub fn push_written(&mut self, p: Point, write: impl FnOnce(&mut Vec<u8>)) {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&p.slot.to_le_bytes());
         self.bytes.extend_from_slice(&p.pos().to_le_bytes());
         self.bytes.extend_from_slice(&[0; 4]);
-        write_command(&mut self.bytes, command);
+        write(&mut self.bytes);
         let length = (self.bytes.len() - at - HEAD) as u32;
         self.bytes[at + 10..at + HEAD].copy_from_slice(&length.to_le_bytes());
     }
@@ -76,8 +82,12 @@ pub fn write_command(to: &mut Vec<u8>, command: &[&[u8]]) {
     }
 }
 
-/// Writes the command that makes an item, as a copy to another node carries it.
-pub fn write_set(to: &mut Vec<u8>, item: super::ItemRef<'_>) {
+/// Writes the commands that make an item, as a copy to another node carries them.
+pub fn write_item(to: &mut Vec<u8>, item: super::ItemRef<'_>) {
+    if item.kind() != super::Kind::String {
+        copy::write_all(to, item.key(), item.kind(), item.view(), item.expires_at());
+        return;
+    }
     let value = item.value();
     match item.expires_at() {
         None => write_command(to, &[b"SET", item.key(), &value]),

@@ -1,7 +1,10 @@
 //! Locked domains, and every operation on items. A `Guard`'s changes form one atomic log record, pushed before its locks are released.
 
+mod collections;
+
 use std::cell::RefCell;
 
+pub use collections::{End, Fault};
 use parking_lot::MutexGuard;
 
 use super::budget::{OutOfMemory, Room};
@@ -247,15 +250,19 @@ impl<'s> Guard<'s> {
                 unsafe { item::overwrite_expiry(&self.store.pages, at, time) };
             }
             (None, None) => return Ok(true),
-            _ => match item.value() {
-                ValueRef::Inline(b) => {
-                    let value = b.to_vec();
-                    self.put(p, key, NewValue::Bytes(&value), expires_at)?;
+            _ if item.object().is_some() => self.move_object(p, key, key, p, expires_at)?,
+            _ => {
+                let kind = item.kind();
+                match item.value() {
+                    ValueRef::Inline(b) => {
+                        let value = b.to_vec();
+                        self.put_kind(p, key, kind, NewValue::Bytes(&value), expires_at)?;
+                    }
+                    ValueRef::Shared(value) => {
+                        self.put_kind(p, key, kind, NewValue::Shared(value), expires_at)?;
+                    }
                 }
-                ValueRef::Shared(value) => {
-                    self.put(p, key, NewValue::Shared(value), expires_at)?;
-                }
-            },
+            }
         }
         match expires_at {
             Some(time) => {
@@ -302,7 +309,7 @@ impl<'s> Guard<'s> {
         self.garbage.push(table);
     }
 
-    /// Puts an item in the place of the old one, if any.
+    /// Puts a string in the place of the old item, if any.
     fn put(
         &mut self,
         p: Point,
@@ -310,9 +317,21 @@ impl<'s> Guard<'s> {
         value: NewValue<'_>,
         expires_at: Option<u64>,
     ) -> Result<(), OutOfMemory> {
+        self.put_kind(p, key, Kind::String, value, expires_at)
+    }
+
+    /// Puts an item in the place of the old one, if any.
+    fn put_kind(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        kind: Kind,
+        value: NewValue<'_>,
+        expires_at: Option<u64>,
+    ) -> Result<(), OutOfMemory> {
         let found = self.find(p, key);
         if let (Some((_, at)), NewValue::Bytes(bytes)) = (found, &value)
-            && item::fits_in_place(self.item(at), bytes.len(), expires_at)
+            && item::fits_in_place(self.item(at), kind, bytes.len(), expires_at)
         {
             self.before_change(p, false);
             // SAFETY: the item is live, locked, of the same lengths, and no ItemRef to it is in use.
@@ -324,26 +343,31 @@ impl<'s> Guard<'s> {
             }
             return Ok(());
         }
-        let (new, bytes) = self.write_item(key, value, expires_at)?;
+        let store = self.store;
+        let means = (&store.pages, &store.spans, self.room);
+        let (new, bytes) = item::create(means, kind, key, value, expires_at, None)?;
         self.before_change(p, found.is_none());
-        let expires = expires_at.is_some();
-        match found {
-            Some((spot, old)) => {
-                let (had, old_bytes) = (
-                    self.item(old).expires_at().is_some(),
-                    self.item(old).bytes(),
-                );
-                self.table_mut(p.slot).replace(spot, new);
-                let domain = self.domain_mut(p.slot);
-                domain.expires = domain.expires + u32::from(expires) - u32::from(had);
-                self.store.counters.replaced(had, expires);
-                let table = self.table_mut(p.slot);
-                table.item_bytes = table.item_bytes + bytes as u64 - old_bytes as u64;
-                self.store.free_item(old);
-            }
-            None => self.insert(p, new, bytes, expires),
-        }
+        self.place(p, found, new, bytes);
         Ok(())
+    }
+
+    /// Lets a new item take the place of the old one, if any, which is freed.
+    fn place(&mut self, p: Point, found: Option<(Spot, Ref)>, new: Ref, bytes: usize) {
+        let expires = self.item(new).expires_at().is_some();
+        let Some((spot, old)) = found else {
+            return self.insert(p, new, bytes, expires);
+        };
+        let (had, old_bytes) = (
+            self.item(old).expires_at().is_some(),
+            self.item(old).bytes(),
+        );
+        self.table_mut(p.slot).replace(spot, new);
+        let domain = self.domain_mut(p.slot);
+        domain.expires = domain.expires + u32::from(expires) - u32::from(had);
+        self.store.counters.replaced(had, expires);
+        let table = self.table_mut(p.slot);
+        table.item_bytes = table.item_bytes + bytes as u64 - old_bytes as u64;
+        self.store.free_item(old);
     }
 
     fn insert(&mut self, p: Point, at: Ref, bytes: usize, expires: bool) {
@@ -361,23 +385,6 @@ impl<'s> Guard<'s> {
         }
         table.item_bytes += bytes as u64;
         store.counters.added(expires);
-    }
-
-    fn write_item(
-        &self,
-        key: &[u8],
-        value: NewValue<'_>,
-        expires_at: Option<u64>,
-    ) -> Result<(Ref, usize), OutOfMemory> {
-        let store = self.store;
-        item::create(
-            (&store.pages, &store.spans, self.room),
-            Kind::String,
-            key,
-            value,
-            expires_at,
-            None,
-        )
     }
 
     /// Takes an entry out of its table and frees its item.

@@ -1,7 +1,7 @@
 //! The layout of an item in its chunk. One of the few `unsafe` rooms.
 //!
 //! ```text
-//! header u32   kind:4 | layout:2 | expiry:2 | clock:1 | key length:7 | value length:14 | heat:2
+//! header u32   kind:3 | collection is big:1 | layout:2 | expiry:2 | clock:1 | key length:7 | value length:14 | heat:2
 //! expiry       5 bytes: milliseconds since 2020, or 8 bytes: Unix milliseconds
 //! clock u32    only when `clock`: what a sampled eviction policy keeps
 //! body         Inline:   key, value
@@ -9,6 +9,8 @@
 //!              BigValue: key length u32, address of the value u64, key
 //!              BigBoth:  address of the key u64, address of the value u64
 //! ```
+//!
+//! A small collection's value is its packed bytes. A big one's is the address of a [`Cell`], which the item owns.
 //!
 //! Values from [`BIG_VALUE`] bytes, and what does not fit in a chunk, are in spans. All fields may be unaligned.
 //!
@@ -19,6 +21,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::budget::{OutOfMemory, Room};
+use super::collections::{Object, View};
 use super::pages::{CHUNK_MAX, Pages, Ref};
 use super::spans::{SharedValue, Spans, span_bytes};
 
@@ -38,13 +41,27 @@ const EXPIRY_BASE: u64 = 1_577_836_800_000;
 #[repr(u8)]
 pub enum Kind {
     String = 0,
+    Hash = 1,
+    List = 2,
+    Set = 3,
+    ZSet = 4,
 }
+
+/// The bit of a kind that says that the collection is big.
+const BIG: u32 = 8;
+
+/// Where a big collection is; empty while it is taken out to be changed.
+type Cell = Option<Box<Object>>;
 
 impl Kind {
     /// The name that `TYPE` answers.
     pub fn name(self) -> &'static str {
         match self {
             Self::String => "string",
+            Self::Hash => "hash",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::ZSet => "zset",
         }
     }
 }
@@ -157,7 +174,7 @@ impl Plan {
         }
     }
 
-    fn header(&self, kind: Kind, key: usize, value: usize) -> u32 {
+    fn header(&self, kind: u32, key: usize, value: usize) -> u32 {
         let (key, value) = match self.layout {
             Layout::Inline => (key as u32, value as u32),
             _ => (0, 0),
@@ -167,8 +184,7 @@ impl Plan {
             5 => 1,
             _ => 2,
         };
-        kind as u32
-            | (self.layout as u32) << 4
+        kind | (self.layout as u32) << 4
             | expiry << 6
             | u32::from(self.clock) << 8
             | key << 9
@@ -178,8 +194,43 @@ impl Plan {
 
 /// Makes an item: its chunk, and its spans where it has some. Gives its reference and the bytes it takes.
 pub fn create(
-    (pages, spans, room): (&Pages, &Arc<Spans>, Room),
+    means: (&Pages, &Arc<Spans>, Room),
     kind: Kind,
+    key: &[u8],
+    value: NewValue<'_>,
+    expires_at: Option<u64>,
+    clock: Option<u32>,
+) -> Result<(Ref, usize), OutOfMemory> {
+    create_of(means, kind as u32, key, value, expires_at, clock)
+}
+
+/// Makes an item with a big collection, which comes back when there is no memory.
+pub fn create_big(
+    means: (&Pages, &Arc<Spans>, Room),
+    key: &[u8],
+    object: Box<Object>,
+    expires_at: Option<u64>,
+) -> Result<(Ref, usize), (OutOfMemory, Box<Object>)> {
+    let (kind, bytes) = (object.kind(), object.bytes());
+    let cell: *mut Cell = Box::into_raw(Box::new(Some(object)));
+    let address = (cell.expose_provenance() as u64).to_le_bytes();
+    let value = NewValue::Bytes(&address);
+    match create_of(means, kind as u32 | BIG, key, value, expires_at, None) {
+        Ok((at, own)) => Ok((at, own + bytes)),
+        Err(full) => {
+            // SAFETY: made above, and no item has it.
+            let cell = unsafe { Box::from_raw(cell) };
+            match *cell {
+                Some(object) => Err((full, object)),
+                None => unreachable!("it was put in above"),
+            }
+        }
+    }
+}
+
+fn create_of(
+    (pages, spans, room): (&Pages, &Arc<Spans>, Room),
+    kind: u32,
     key: &[u8],
     value: NewValue<'_>,
     expires_at: Option<u64>,
@@ -349,7 +400,44 @@ impl<'a> ItemRef<'a> {
     }
 
     pub fn kind(self) -> Kind {
-        Kind::String
+        match self.header & 7 {
+            0 => Kind::String,
+            1 => Kind::Hash,
+            2 => Kind::List,
+            3 => Kind::Set,
+            _ => Kind::ZSet,
+        }
+    }
+
+    /// The cell of a big collection.
+    fn cell(self) -> Option<*mut Cell> {
+        if self.header & BIG == 0 {
+            return None;
+        }
+        let address = u64::from_le_bytes(*self.value().first_chunk()?);
+        Some(std::ptr::with_exposed_provenance_mut(address as usize))
+    }
+
+    /// The collection, if it is a big one.
+    pub fn object(self) -> Option<&'a Object> {
+        // SAFETY: the item owns its cell; what is in it is changed only after it was taken out, while no ItemRef is in use.
+        self.cell().and_then(|cell| unsafe { (*cell).as_deref() })
+    }
+
+    /// The collection. A string has none: see [`ItemRef::kind`].
+    pub fn view(self) -> View<'a> {
+        if self.header & BIG != 0 {
+            return self.object().map_or(View::Packed(&[]), View::Big);
+        }
+        match self.inline_value() {
+            // SAFETY: as for `key`.
+            Some((offset, len)) => View::Packed(unsafe { self.slice(offset, len) }),
+            None => {
+                let shared = self.shared_value();
+                // SAFETY: a value in a span lives as long as its item.
+                View::Packed(unsafe { std::slice::from_raw_parts(shared.as_ptr(), shared.len()) })
+            }
+        }
     }
 
     pub fn key(self) -> &'a [u8] {
@@ -459,7 +547,33 @@ impl<'a> ItemRef<'a> {
     /// The bytes it takes: its chunk as asked for, and what it holds beside.
     pub fn bytes(self) -> usize {
         let plan = self.plan();
-        plan.chunk + plan.heap
+        plan.chunk + plan.heap + self.object().map_or(0, Object::bytes)
+    }
+}
+
+/// Takes the big collection out of its item, which has none until [`put_object`].
+///
+/// # Safety
+/// `at` is a live item, its domain is locked and no [`ItemRef`] to it is in use.
+pub unsafe fn take_object(pages: &Pages, at: Ref) -> Option<Box<Object>> {
+    // SAFETY: the caller's word; the item owns its cell.
+    unsafe {
+        ItemRef::new(pages, at)
+            .cell()
+            .and_then(|cell| (*cell).take())
+    }
+}
+
+/// Gives a big collection back to its item.
+///
+/// # Safety
+/// As [`take_object`], which has taken one out of this item.
+pub unsafe fn put_object(pages: &Pages, at: Ref, object: Box<Object>) {
+    // SAFETY: the caller's word.
+    unsafe {
+        if let Some(cell) = ItemRef::new(pages, at).cell() {
+            *cell = Some(object);
+        }
     }
 }
 
@@ -530,9 +644,16 @@ pub fn expiry_fits(item: ItemRef<'_>, expires_at: Option<u64>) -> bool {
     item.expiry() == expiry_bytes(expires_at)
 }
 
-/// Whether a value of this length and this expiry could overwrite the item's in place.
-pub fn fits_in_place(item: ItemRef<'_>, value_len: usize, expires_at: Option<u64>) -> bool {
-    item.inline_value().is_some_and(|(_, len)| len == value_len) && expiry_fits(item, expires_at)
+/// Whether a small value of this kind and length, and this expiry, could overwrite the item's in place.
+pub fn fits_in_place(
+    item: ItemRef<'_>,
+    kind: Kind,
+    value_len: usize,
+    expires_at: Option<u64>,
+) -> bool {
+    item.header & (7 | BIG) == kind as u32
+        && item.inline_value().is_some_and(|(_, len)| len == value_len)
+        && expiry_fits(item, expires_at)
 }
 
 /// Releases what an item holds beside its chunk.
@@ -543,6 +664,9 @@ pub unsafe fn drop_body(pages: &Pages, at: Ref) {
     // SAFETY: the caller's word; the item is the owner that `create` made.
     unsafe {
         let item = ItemRef::new(pages, at);
+        if let Some(cell) = item.cell() {
+            drop(Box::from_raw(cell));
+        }
         if matches!(item.layout(), Layout::Inline | Layout::Long) {
             return;
         }
@@ -636,9 +760,12 @@ mod tests {
             // SAFETY: the item is ours alone.
             unsafe {
                 let item = ItemRef::new(&pages, at);
-                assert!(fits_in_place(item, 3, Some(EXPIRY_BASE)));
-                assert!(!fits_in_place(item, 4, time) && !fits_in_place(item, 3, None));
-                assert!(!fits_in_place(item, 3, Some(7)));
+                assert!(fits_in_place(item, Kind::String, 3, Some(EXPIRY_BASE)));
+                assert!(
+                    !fits_in_place(item, Kind::String, 4, time)
+                        && !fits_in_place(item, Kind::String, 3, None)
+                );
+                assert!(!fits_in_place(item, Kind::String, 3, Some(7)));
                 overwrite_value(&pages, at, b"new");
                 overwrite_expiry(&pages, at, EXPIRY_BASE + 6);
                 set_clock(&pages, at, 10);

@@ -1,6 +1,7 @@
 //! The items of a node: a table a slot, one lock for 16 neighbouring slots, items in pages of our own.
 
 mod budget;
+pub mod collections;
 mod compact;
 mod domain;
 pub mod effect;
@@ -9,6 +10,7 @@ mod item;
 mod pages;
 pub mod point;
 mod prefetch;
+pub mod ready;
 mod segment;
 mod snapshot;
 mod spans;
@@ -25,11 +27,12 @@ use parking_lot::MutexGuard;
 use crate::log::Log;
 use budget::Budget;
 pub use budget::OutOfMemory;
+use collections::{Object, Packing};
 pub use compact::CompactionPass;
 use compact::Upkeep;
 use domain::{Domain, Locked};
 pub use domain::{SlotState, observer};
-pub use guard::Guard;
+pub use guard::{End, Fault, Guard};
 pub use item::{ItemRef, Kind, ValueRef};
 use pages::Pages;
 pub use pages::Ref;
@@ -135,10 +138,18 @@ pub struct Store {
     seed: u64,
     expire_locally: AtomicBool,
     snapshot: snapshot::Current,
-    reaper: mpsc::Sender<Vec<Table>>,
+    /// Up to where collections are packed.
+    pub packing: Packing,
+    reaper: mpsc::Sender<Garbage>,
     /// The other end, emptied by whoever frees.
-    garbage: parking_lot::Mutex<mpsc::Receiver<Vec<Table>>>,
+    garbage: parking_lot::Mutex<mpsc::Receiver<Garbage>>,
     room: Upkeep,
+}
+
+/// What a background thread frees.
+enum Garbage {
+    Tables(Vec<Table>),
+    Object(Box<Object>),
 }
 
 impl Store {
@@ -157,6 +168,7 @@ impl Store {
             seed: options.hash_seed,
             expire_locally: AtomicBool::new(true),
             snapshot: snapshot::Current::default(),
+            packing: Packing::default(),
             reaper,
             garbage: parking_lot::Mutex::new(garbage),
             room: Upkeep::default(),
@@ -291,7 +303,15 @@ impl Store {
     pub fn free_garbage(&self) -> usize {
         let mut freed = 0;
         let garbage = self.garbage.lock();
-        while let Ok(tables) = garbage.try_recv() {
+        while let Ok(garbage) = garbage.try_recv() {
+            let tables = match garbage {
+                Garbage::Tables(tables) => tables,
+                Garbage::Object(object) => {
+                    drop(object);
+                    freed += 1;
+                    continue;
+                }
+            };
             for mut table in tables {
                 freed += table.len();
                 for at in table.refs() {
@@ -307,12 +327,19 @@ impl Store {
 
     fn defer_free(&self, tables: Vec<Table>) {
         // The receiver lives as long as the store.
-        let _ = self.reaper.send(tables);
+        let _ = self.reaper.send(Garbage::Tables(tables));
     }
 
     fn free_item(&self, at: Ref) {
         // SAFETY: callers hold the only reference: it was just taken out of its table, under that table's lock.
         unsafe {
+            let object = ItemRef::new(&self.pages, at).object();
+            if object.is_some_and(Object::is_long_to_drop)
+                && let Some(object) = item::take_object(&self.pages, at)
+            {
+                // The receiver lives as long as the store.
+                let _ = self.reaper.send(Garbage::Object(object));
+            }
             item::drop_body(&self.pages, at);
             self.pages.free(at);
         }

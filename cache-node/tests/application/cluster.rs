@@ -38,11 +38,16 @@ impl Member {
     }
 
     fn push(&self, epoch: u64) {
+        self.push_up_to(epoch, 8191);
+    }
+
+    /// The slots up to `last` are this node's.
+    fn push_up_to(&self, epoch: u64, last: u16) {
         let data_id = &self.node.node.cluster.data_id;
         let member = |name: &str, id: &str, role: &str, port: u16| json!({"name": name, "dataID": id, "role": role, "host": format!("{name}.test"), "port": port, "controlPort": 7379});
         let topology = json!({"clusterID": "c", "epoch": epoch, "shards": [
-            {"name": "m", "slots": [[0, 8191]], "bootstrap": true, "members": [member("m-0", data_id, "Primary", 6379)]},
-            {"name": "o", "slots": [[8192, 16382], [16383, 16383]], "members": [
+            {"name": "m", "slots": [[0, last]], "bootstrap": true, "members": [member("m-0", data_id, "Primary", 6379)]},
+            {"name": "o", "slots": [[last + 1, 16382], [16383, 16383]], "members": [
                 member("o-0", "d0", "Primary", 7001), member("o-1", "d1", "Replica", 7002), member("o-2", "", "Learner", 7003)]},
         ]});
         let cluster = &self.node.node.cluster;
@@ -93,6 +98,45 @@ fn keys_of_other_shards_are_redirected() {
         "{bar}a"
     );
     assert_eq!(client.ask("DBSIZE").text(), ":1");
+}
+
+#[test]
+fn who_waits_for_a_key_is_told_where_it_has_gone() {
+    let member = Member::start();
+    member.push(1);
+    let waiting = |count: usize| {
+        super::wire::wait_for("clients wait", || member.node.node.blocked.count() == count);
+    };
+    let (mut moves, mut stays) = (member.node.client(), member.node.client());
+    moves.send(b"BLPOP bar 0\r\n");
+    stays.send(b"BZPOPMIN {user1000}.following 0\r\n");
+    waiting(2);
+    member.push_up_to(2, 5_000);
+    let moved = moves.reply().expect("a reply");
+    assert_eq!(moved.text(), "-MOVED 5061 o-0.test:7001");
+    waiting(1);
+    // What becomes a replica's serves nobody any more.
+    let store = &member.node.node.store;
+    let slot = cache_node::store::slot_of(b"{user1000}.following");
+    store.lock(slot).set_slot_state(slot, SlotState::ReadOnly);
+    member.node.node.wakers.wake_all();
+    let unblocked = stays.reply().expect("a reply").text();
+    assert!(
+        unblocked.starts_with("-UNBLOCKED force unblock"),
+        "{unblocked}"
+    );
+    waiting(0);
+    let mut client = member.node.client();
+    let crossed = "-CROSSSLOT Keys in request don't hash to the same slot";
+    for command in [
+        "BLPOP a b 0",
+        "SUNION a b",
+        "LMOVE a b LEFT LEFT",
+        "ZUNIONSTORE a 1 b",
+        "SORT a STORE b",
+    ] {
+        assert_eq!(client.ask(command).text(), crossed, "{command}");
+    }
 }
 
 #[test]

@@ -49,14 +49,14 @@ fn random_commands_are_answered_as_redis_answers_them() {
     }
 }
 
-struct Pair {
-    redis: Client,
-    node: Client,
-    unlike: BTreeMap<String, String>,
+pub struct Pair {
+    pub redis: Client,
+    pub node: Client,
+    pub unlike: BTreeMap<String, String>,
 }
 
 impl Pair {
-    fn new(redis: &Redis, node: &TestNode, protocol: u8) -> Self {
+    pub fn new(redis: &Redis, node: &TestNode, protocol: u8) -> Self {
         let mut pair = Self {
             redis: redis.client(),
             node: node.client(),
@@ -70,7 +70,7 @@ impl Pair {
     }
 
     /// Sends a batch to both and compares the replies one by one.
-    fn compare(&mut self, batch: &[Words], done: usize) {
+    pub fn compare(&mut self, batch: &[Words], done: usize) {
         // A reply may be left out (CLIENT REPLY SKIP): a mark after each command tells which is whose.
         let mut bytes = Vec::new();
         for (i, words) in batch.iter().enumerate() {
@@ -133,6 +133,27 @@ fn same(words: &[Vec<u8>], redis: &[Reply], node: &[Reply]) -> bool {
         && words.iter().any(|word| word == b"100000");
     redis.iter().zip(node).all(|(r, n)| match name.as_str() {
         "KEYS" => sorted(r) == sorted(n),
+        // Members are in no promised order.
+        "SMEMBERS" | "SINTER" | "SUNION" | "SDIFF" | "HKEYS" | "HVALS" | "SPOP" => {
+            sorted(r) == sorted(n)
+        }
+        "HGETALL" if matches!((r, n), (Reply::Many(..), Reply::Many(..))) => pairs(r) == pairs(n),
+        "HSCAN" | "SSCAN" | "ZSCAN" if matches!((r, n), (Reply::Many(..), Reply::Many(..))) => {
+            let (r, n) = (r.items(), n.items());
+            !words.iter().any(|word| word == b"100000") || sorted(&r[1]) == sorted(&n[1])
+        }
+        // A string that was changed in place is `raw` to Redis, whatever it holds; its small integers are shared.
+        "OBJECT" if matches!(r.text().as_str(), "raw" | "embstr" | ":2147483647") => {
+            matches!(n.text().as_str(), "raw" | "embstr" | "int" | ":1")
+        }
+        // A set has no order of its own.
+        "SORT" | "SORT_RO" if words.iter().any(|word| word == b"nosort") && !n.is_error() => {
+            random_shape(r) == random_shape(n)
+        }
+        // Takes WITHSCORE since 7.2.
+        "ZRANK" | "ZREVRANK" if words.len() == 4 => r.is_error() || r == n,
+        // Of what is chosen at random only the shape is the same.
+        "HRANDFIELD" | "SRANDMEMBER" | "ZRANDMEMBER" => random_shape(r) == random_shape(n),
         "SCAN" if matches!((r, n), (Reply::Many(..), Reply::Many(..))) => {
             let (r, n) = (r.items(), n.items());
             !whole || (r[0] == n[0] && sorted(&r[1]) == sorted(&n[1]))
@@ -150,6 +171,24 @@ fn same(words: &[Vec<u8>], redis: &[Reply], node: &[Reply]) -> bool {
         "PEXPIRETIME" => close(r, n, APART_MS),
         _ => r == n,
     })
+}
+
+/// How many were chosen, each a pair or not; an error as it is.
+fn random_shape(reply: &Reply) -> String {
+    match reply {
+        Reply::Many(kind, Some(items)) => {
+            let shapes: String = items
+                .iter()
+                .map(|item| match item {
+                    Reply::Many(kind, _) => char::from(*kind),
+                    _ => '$',
+                })
+                .collect();
+            format!("{}{shapes}", char::from(*kind))
+        }
+        Reply::Bulk(Some(_)) => "$".into(),
+        other => other.text(),
+    }
 }
 
 fn sorted(reply: &Reply) -> Reply {
@@ -217,6 +256,9 @@ fn commands_are_described_as_redis_describes_them() {
         "quit",
         "client|setinfo",
         "client|no-touch",
+        // Takes WITHSCORE since 7.2.
+        "zrank",
+        "zrevrank",
         // Their flags changed between 7.0 and 7.2.
         "reset",
     ];

@@ -180,7 +180,12 @@ const PATTERNS: &[&str] = &[
 
 /// A random command.
 pub fn command(random: &mut Random, now_ms: u64) -> Words {
-    let template = random.pick(TEMPLATES);
+    command_of(random, TEMPLATES, now_ms)
+}
+
+/// A random command of these templates.
+pub fn command_of(random: &mut Random, templates: &[&'static str], now_ms: u64) -> Words {
+    let template = random.pick(templates);
     let mut words = Vec::new();
     let mut choices: Option<Vec<&str>> = None;
     for word in template.split(' ') {
@@ -201,8 +206,10 @@ pub fn command(random: &mut Random, now_ms: u64) -> Words {
             }
         }
     }
-    // What a spoilt setting would be is not foreseen.
-    if !template.starts_with("CONFIG SET") {
+    // What a spoilt setting would be is not foreseen, nor what would be popped at random, nor how long
+    // would be waited.
+    let keep = ["CONFIG SET", "SPOP", "BL", "BR", "BZ"];
+    if !keep.iter().any(|k| template.starts_with(k)) {
         spoil(random, &mut words);
     }
     if random.one_in(4) {
@@ -253,7 +260,64 @@ fn argument(random: &mut Random, word: &str, now_ms: u64) -> Vec<u8> {
             .as_bytes()
             .to_vec(),
         "P" => random.pick(PATTERNS).as_bytes().to_vec(),
+        "H" | "S" | "L" | "Z" | "Y" => collection(random, word),
+        "E" => element(random),
+        "N" => (random.below(24) as i64 - 8).to_string().into_bytes(),
+        "Q" => random.pick(SCORES).as_bytes().to_vec(),
+        "R" => random.pick(BOUNDS).as_bytes().to_vec(),
+        "X" => random.pick(LEX).as_bytes().to_vec(),
         word => word.as_bytes().to_vec(),
+    }
+}
+
+/// Scores whose decimals every version prints alike.
+const SCORES: &[&str] = &[
+    "0",
+    "1",
+    "-1",
+    "2.5",
+    "-3.25",
+    "100",
+    "1e3",
+    "inf",
+    "-inf",
+    "+inf",
+    "7",
+    "8",
+    "9",
+    "0.5",
+    "1000000",
+    "nan",
+    "x",
+    "",
+    "10000000000000000",
+    "0.125",
+];
+const BOUNDS: &[&str] = &[
+    "-inf", "+inf", "inf", "0", "(0", "1", "(1", "2.5", "(2.5", "-3.25", "100", "(100", "1e3", "x",
+    "(x", "8", "7", "(nan",
+];
+const LEX: &[&str] = &[
+    "-", "+", "[m1", "(m1", "[m2", "(m25", "[", "(", "[z", "m1", "", "[m9", "(a",
+];
+
+/// A key of a kind: H, S, L, Z or a string's Y; now and then of another.
+fn collection(random: &mut Random, kind: &str) -> Vec<u8> {
+    let kind = match random.below(30) {
+        0 => random.pick(&["H", "S", "L", "Z", "Y"]),
+        _ => kind,
+    };
+    format!("{}{}", kind.to_lowercase(), random.below(3)).into_bytes()
+}
+
+/// A field, member or element.
+fn element(random: &mut Random) -> Vec<u8> {
+    match random.below(30) {
+        0 => vec![b'e'; 60 + random.below(10)],
+        1 => vec![b'f'; random.below(400)],
+        2 => value(random),
+        3..12 => random.below(40).to_string().into_bytes(),
+        _ => format!("m{}", random.below(40)).into_bytes(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The application port, over real sockets: replies beside those of a real redis-server, and what connections may and may not do.
 
 mod cluster;
+mod collections;
 mod compare;
 mod connections;
 mod data;

@@ -20,7 +20,7 @@ use cache_node::config::passwords::Passwords;
 use cache_node::control::client::Peer;
 use cache_node::control::resp::Reply;
 use cache_node::log::Log;
-use cache_node::store::{SLOTS, SlotState, Store, StoreOptions};
+use cache_node::store::{ItemRef, Kind, SLOTS, SlotState, Store, StoreOptions};
 use cache_node::wakers::Wakers;
 use serde_json::{Value, json};
 
@@ -214,7 +214,7 @@ impl TestNode {
             let mut pos = Some(0);
             while let Some(at) = pos {
                 pos = guard.walk(slot, at, 1000, 0, &mut |item| {
-                    let value = (item.value().to_vec(), item.expires_at());
+                    let value = (shown(item), item.expires_at());
                     assert!(all.insert(item.key().to_vec(), value).is_none());
                 });
             }
@@ -227,6 +227,19 @@ impl TestNode {
         let serves = |slot: &u16| self.store.lock(*slot).slot_state(*slot) == SlotState::Serve;
         (0..SLOTS).filter(serves).collect()
     }
+}
+
+/// A string's bytes; a collection as text, the same whatever its encoding.
+pub fn shown(item: ItemRef<'_>) -> Vec<u8> {
+    if item.kind() == Kind::String {
+        return item.value().to_vec();
+    }
+    let elements = item.view().elements(item.kind(), 0);
+    let mut elements: Vec<String> = elements.map(|e| format!("{e:?}")).collect();
+    if matches!(item.kind(), Kind::Hash | Kind::Set) {
+        elements.sort();
+    }
+    format!("{}: {}", item.kind().name(), elements.join(" ")).into_bytes()
 }
 
 pub type Contents = BTreeMap<Vec<u8>, (Vec<u8>, Option<u64>)>;
