@@ -386,7 +386,8 @@ impl Cluster {
             moves: inner.moves.values().cloned().collect(),
             imports: inner.imports.values().map(|i| i.state.clone()).collect(),
             keys: stats.keys,
-            bytes: stats.bytes,
+            // What connections and buffers hold comes and goes while nothing is written: it would never be quiet.
+            bytes: stats.bytes - stats.other_bytes,
             max_bytes: stats.max_bytes,
             expired: stats.expired,
             clients: self.clients.get().map_or(0, |count| count()),
