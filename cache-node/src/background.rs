@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::process;
 use crate::node::{Node, now_ms};
-use crate::store::CompactionPass;
+use crate::store::{CompactionPass, PolicyKind};
 
 const TICK: Duration = Duration::from_millis(100);
-/// Of each tick, what the search for expired items may take.
+/// Of each tick, what the removal of expired items may take.
 const SWEEP: Duration = Duration::from_millis(25);
-/// Buckets that are looked at under one lock.
-const BUCKETS: usize = 8;
-/// Another round follows when the last one has removed so many items.
-const WORTH_A_ROUND: usize = 1024;
 /// How long compaction goes on before other work is looked at, and how long it rests when nobody needs what it gains.
 const COMPACTION: Duration = Duration::from_millis(5);
 const COMPACTION_REST: Duration = Duration::from_millis(20);
+/// Bytes evicted in one go.
+const EVICTION: u64 = 4 << 20;
+/// Beyond one part in so many of pages being room, compaction comes before eviction.
+const FRAGMENTED_PART: u64 = 3;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Whose memory the node is answerable for.
@@ -96,9 +96,11 @@ impl Work {
         self.needed |= called;
         let store = &self.node.store;
         let begin = Instant::now();
-        while store.sweep_expired(BUCKETS, now_ms()) >= WORTH_A_ROUND && begin.elapsed() < SWEEP {}
+        store.expire(now_ms(), begin + SWEEP);
         store.free_garbage();
+        store.tidy_queues();
         self.account();
+        self.evict(called);
         self.compact();
         self.sample();
         self.node.heartbeat_ms.store(now_ms(), Ordering::Relaxed);
@@ -117,10 +119,42 @@ impl Work {
             .set_other_memory(beyond.saturating_sub(store));
     }
 
+    /// Evicts what is over the limits; and where pages are wanted and the limit is near, as much as brings it back to the reserve, unless
+    /// that is in pages that compaction will give back.
+    fn evict(&self, called: bool) {
+        let store = &self.node.store;
+        if store.policy() == PolicyKind::NoEviction || !self.node.log.has_credit() {
+            return;
+        }
+        let begin = Instant::now();
+        while store.items_over() > 0 && begin.elapsed() < SWEEP {
+            if store.evict_one().is_none() {
+                break;
+            }
+        }
+        store.set_nothing_to_evict(false);
+        let (short, beyond) = store.shortage();
+        let wanted = if called { short } else { beyond };
+        let stats = store.stats();
+        let room = stats.page_bytes.saturating_sub(store.live_page_bytes());
+        if wanted == 0 || room > wanted + stats.page_bytes / FRAGMENTED_PART {
+            return;
+        }
+        let evicted = store.evict(wanted.min(EVICTION));
+        store.set_nothing_to_evict(evicted.items == 0);
+    }
+
     fn compact(&mut self) {
         let store = &self.node.store;
         if self.pass.is_none() {
             self.pass = store.begin_compaction(self.needed);
+            if self.pass.is_none() && self.needed && store.policy() != PolicyKind::NoEviction {
+                // Room that compaction cannot gain yet: what is there must become less.
+                let (short, _) = store.shortage();
+                if short > 0 && self.node.log.has_credit() {
+                    store.evict(short.min(EVICTION));
+                }
+            }
         }
         if let Some(pass) = &mut self.pass {
             let begin = Instant::now();

@@ -90,6 +90,8 @@ impl Node {
             hash_seed: uuid::Uuid::new_v4().as_u64_pair().0,
         };
         let store = Arc::new(Store::new(options, log.clone()).map_err(StartError::Memory)?);
+        store.set_policy(config.max_memory_policy);
+        store.set_max_items(config.max_items);
         let wakers = Arc::new(Wakers::default());
         let control_passwords = open(&config.control_password_file)?.map(Arc::new);
         let cluster = if config.cluster {

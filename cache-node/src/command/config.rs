@@ -11,6 +11,7 @@ use crate::limits::{BULK_MAX, INPUT_MAX, OTHER_FILES};
 use crate::node::Node;
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
+use crate::store::PolicyKind;
 
 const ADMIN: Flags = Flags::ADMIN
     .and(Flags::NOSCRIPT)
@@ -180,10 +181,13 @@ const PARAMETERS: &[Parameter] = &[
     },
     Parameter {
         name: "maxmemory-policy",
-        value: |_| "noeviction".into(),
-        set: Some(|_, text| match text {
-            "noeviction" => Ok(0),
-            _ => Err("argument(s) must be one of the following: noeviction".into()),
+        value: |n| n.store.policy().name().into(),
+        set: Some(|_, text| match PolicyKind::named(text) {
+            Some(kind) => Ok(kind as u64),
+            None => {
+                let names = PolicyKind::ALL.map(|(_, name)| name).join(", ");
+                Err(format!("argument(s) must be one of the following: {names}"))
+            }
         }),
     },
     Parameter {
@@ -367,7 +371,7 @@ fn put_into_force(node: &Node, name: &str, value: u64) {
             // Threads that wait without an end begin to look at the time.
             node.wakers.wake_all();
         }
-        // maxmemory-policy has one value.
+        "maxmemory-policy" => node.store.set_policy(PolicyKind::from_index(value as u8)),
         _ => {}
     }
 }

@@ -114,11 +114,12 @@ fn memory(node: &Node, f: &mut Fields) {
     f.add("used_memory_tables", store.table_bytes);
     f.add("used_memory_other", store.other_bytes);
     f.add("used_memory_log_backlog", node.log.backlog_bytes());
+    f.add("used_memory_eviction_queues", store.policy_bytes);
     f.add("used_memory_clients", client_bytes(node));
     f.add("compaction_moved_bytes", store.moved_bytes);
     f.add("maxmemory", store.max_bytes);
     f.add("maxmemory_human", human(store.max_bytes));
-    f.add("maxmemory_policy", "noeviction");
+    f.add("maxmemory_policy", node.store.policy().name());
 }
 
 /// Bytes that connections hold back: received and not executed, and not sent.
@@ -170,7 +171,8 @@ fn stats(node: &Node, f: &mut Fields) {
         s.rejected_connections.load(Ordering::Relaxed),
     );
     f.add("expired_keys", node.store.stats().expired);
-    f.add("evicted_keys", 0);
+    f.add("evicted_keys", node.store.stats().evicted);
+    f.add("expire_lag_ms", node.store.stats().expire_lag_ms);
     f.add("keyspace_hits", s.sum(|t| &t.hits));
     f.add("keyspace_misses", s.sum(|t| &t.misses));
     f.add("total_error_replies", s.sum(|t| &t.errors));

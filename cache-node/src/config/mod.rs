@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::limits::{
     CLIENTS_MAX, LOG_BACKLOG, LOG_BACKLOG_MIN, LOG_BACKLOG_SHARE, LOG_BACKLOG_SMALL, THREADS_MAX,
 };
+use crate::store::PolicyKind;
 use units::parse_bytes;
 
 const EXAMPLES: &str = "\
@@ -57,9 +58,23 @@ pub struct Config {
     #[arg(long, env = "CACHE_NODE_THREADS", value_name = "COUNT")]
     pub threads: Option<usize>,
 
-    /// Bytes that keys, values and tables may take, for example 512mb or 2Gi; beyond, writes are answered with OOM. 0: no limit.
+    /// Bytes that all that the node holds may take, for example 512mb or 2Gi; beyond, --max-memory-policy says what happens. 0: no limit.
     #[arg(long, env = "CACHE_NODE_MAX_MEMORY", default_value = "0", value_parser = parse_bytes, value_name = "SIZE")]
     pub max_memory: u64,
+
+    /// What goes when memory is full: noeviction (writes are answered with OOM), s3-fifo, sieve, fifo, w-tinylfu, or one of Redis's
+    /// allkeys-lru, allkeys-lfu, allkeys-random, volatile-lru, volatile-lfu, volatile-random, volatile-ttl.
+    #[arg(long, env = "CACHE_NODE_MAX_MEMORY_POLICY", default_value = "noeviction", value_parser = parse_policy, value_name = "POLICY")]
+    pub max_memory_policy: PolicyKind,
+
+    /// Keys at most; those beyond are evicted. 0: no limit. Needs a --max-memory-policy that evicts.
+    #[arg(
+        long,
+        env = "CACHE_NODE_MAX_ITEMS",
+        default_value_t = 0,
+        value_name = "COUNT"
+    )]
+    pub max_items: u64,
 
     /// Connections at most.
     #[arg(long, env = "CACHE_NODE_MAX_CLIENTS", default_value_t = CLIENTS_MAX, value_name = "COUNT")]
@@ -146,6 +161,13 @@ pub enum LogFormat {
     Json,
 }
 
+fn parse_policy(name: &str) -> Result<PolicyKind, String> {
+    PolicyKind::named(name).ok_or_else(|| {
+        let names = PolicyKind::ALL.map(|(_, name)| name).join(", ");
+        format!("there is no policy {name}; give one of {names}")
+    })
+}
+
 /// A flag that cannot be. Names the flag, its value and the mend.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("--{flag}={value}: {mend}")]
@@ -167,6 +189,8 @@ impl Config {
             port: 6379,
             threads: None,
             max_memory: 0,
+            max_memory_policy: PolicyKind::NoEviction,
+            max_items: 0,
             max_clients: CLIENTS_MAX,
             data_dir: None,
             password_file: None,
@@ -272,6 +296,10 @@ impl Config {
     }
 
     fn validate_together(&self) -> Result<(), Invalid> {
+        if self.max_items > 0 && self.max_memory_policy == PolicyKind::NoEviction {
+            let mend = "keys beyond a limit are evicted: add a --max-memory-policy that evicts, for example s3-fifo";
+            return invalid("max-items", self.max_items, mend);
+        }
         if !self.cluster {
             let needs_cluster = [
                 ("member", self.member.clone()),
@@ -433,6 +461,10 @@ mod tests {
         let table = [
             ("--threads 0", "--threads=0: give 1 to 128"),
             ("--threads 129", "--threads=129: give 1 to 128"),
+            (
+                "--max-items 5",
+                "--max-items=5: keys beyond a limit are evicted",
+            ),
             ("--max-clients 0", "--max-clients=0: give at least 1"),
             ("--cluster", "--cluster=true: a member needs a name"),
             (
@@ -474,6 +506,7 @@ mod tests {
         }
         for (flags, says) in [
             ("--max-memory 5x", "5x"),
+            ("--max-memory-policy newest", "there is no policy newest"),
             ("--bind nowhere", "nowhere"),
             ("--port 65536", "65536"),
         ] {

@@ -201,6 +201,21 @@ fn data(node: &Node, t: &mut Text) {
         "Locks of slots that somebody else held when they were wanted.",
         store.contended_locks,
     );
+    t.gauge(
+        "cache_node_expire_lag_seconds",
+        "How long the latest of the keys removed in the last round had been expired.",
+        store.expire_lag_ms as f64 / 1e3,
+    );
+    t.counter(
+        "cache_node_evicted_keys_total",
+        "Keys evicted to make room.",
+        store.evicted,
+    );
+    t.counter(
+        "cache_node_evicted_bytes_total",
+        "Bytes of the keys evicted.",
+        store.evicted_bytes,
+    );
     let kinds = [
         ("store", store.bytes as f64),
         ("pages", store.page_bytes as f64),
@@ -208,6 +223,7 @@ fn data(node: &Node, t: &mut Text) {
         ("large_values", store.span_bytes as f64),
         ("tables", store.table_bytes as f64),
         ("other", store.other_bytes as f64),
+        ("eviction_queues", store.policy_bytes as f64),
         ("log_backlog", node.log.backlog_bytes() as f64),
         ("resident", process::resident_bytes() as f64),
     ];

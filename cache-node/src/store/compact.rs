@@ -15,7 +15,8 @@ use std::time::Duration;
 use super::pages::{PAGE, PageUse, Ref};
 use super::point::{SLOTS, SLOTS_PER_DOMAIN, domain_of};
 use super::steps::Step;
-use super::{Store, table::Table};
+use super::table::Table;
+use super::{PolicyKind, Store};
 
 /// Pages looked at before others get their turn at the classes' locks.
 const LOOK: u32 = 256;
@@ -60,6 +61,8 @@ pub(super) struct Upkeep {
     waiting: AtomicBool,
     /// Live bytes of pages when a pass was last looked for in vain; no more is gained before there are fewer. 0: not known.
     in_vain: AtomicU64,
+    /// Nothing that may be evicted was found.
+    nothing_to_evict: AtomicBool,
 }
 
 /// A pass under way.
@@ -93,8 +96,11 @@ impl Store {
         if !self.room.attended.load(Ordering::Acquire) {
             return false;
         }
+        let evicts = self.policy() != PolicyKind::NoEviction
+            && self.expires_locally()
+            && !self.room.nothing_to_evict.load(Ordering::Acquire);
         let in_vain = self.room.in_vain.load(Ordering::Acquire);
-        if in_vain != 0 && self.pages.live_bytes() + WORTH > in_vain {
+        if !evicts && in_vain != 0 && self.pages.live_bytes() + WORTH > in_vain {
             return false;
         }
         self.room.waiting.store(true, Ordering::Release);
@@ -105,6 +111,11 @@ impl Store {
     /// Whether clients waited for the pass that has ended, or was not begun as it would be in vain.
     pub fn somebody_waits(&self) -> bool {
         self.room.waiting.swap(false, Ordering::AcqRel)
+    }
+
+    /// Tells whether something may be evicted.
+    pub fn set_nothing_to_evict(&self, nothing: bool) {
+        self.room.nothing_to_evict.store(nothing, Ordering::Release);
     }
 
     /// Whether there is so much room in pages that a pass may be worth while.

@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 
+use super::expire::Sweep;
 use super::point::SLOTS_PER_DOMAIN;
 use super::table::Table;
 
@@ -44,8 +45,7 @@ pub struct Domain {
     pub expires: u32,
     /// Keys that clients wait for, each as often as they do.
     pub awaited: u32,
-    /// Where the sweep for expired items goes on: slot (of this domain) and position.
-    pub sweep: (u16, u64),
+    pub sweep: Sweep,
 }
 
 /// One lock and what it guards, on cache lines of its own.

@@ -9,10 +9,13 @@ use parking_lot::MutexGuard;
 
 use super::budget::{OutOfMemory, Room};
 use super::domain::{Domain, SlotState, observer};
+use super::due::due_at;
 use super::effect::{ALL_SLOTS, Effects};
+use super::expire::Sweep;
 use super::item::{self, ItemRef, Kind, NewValue, ValueRef};
 use super::pages::Ref;
 use super::point::{Point, SLOTS_PER_DOMAIN, domain_of, hash_of};
+use super::segment::Entry;
 use super::steps::Step;
 use super::table::{Spot, Table};
 use super::{MAX_VALUE, Store};
@@ -79,7 +82,7 @@ impl<'s> Guard<'s> {
     }
 
     /// The domain of a slot, which must be locked.
-    fn domain(&self, slot: u16) -> &Domain {
+    pub(super) fn domain(&self, slot: u16) -> &Domain {
         let wanted = domain_of(slot);
         if self.first.0 == wanted {
             return &self.first.1;
@@ -101,11 +104,11 @@ impl<'s> Guard<'s> {
         }
     }
 
-    fn table(&self, slot: u16) -> &Table {
+    pub(super) fn table(&self, slot: u16) -> &Table {
         &self.domain(slot).tables[usize::from(slot % SLOTS_PER_DOMAIN)]
     }
 
-    fn table_mut(&mut self, slot: u16) -> &mut Table {
+    pub(super) fn table_mut(&mut self, slot: u16) -> &mut Table {
         &mut self.domain_mut(slot).tables[usize::from(slot % SLOTS_PER_DOMAIN)]
     }
 
@@ -127,7 +130,7 @@ impl<'s> Guard<'s> {
         self.table(slot).item_bytes
     }
 
-    fn item(&self, at: Ref) -> ItemRef<'_> {
+    pub(super) fn item(&self, at: Ref) -> ItemRef<'_> {
         // SAFETY: `at` comes from a table of a locked domain; its items change only through `&mut self`, so not while `&self` is borrowed.
         unsafe { ItemRef::new(&self.store.pages, at) }
     }
@@ -140,6 +143,7 @@ impl<'s> Guard<'s> {
     /// The item of a key. An expired one is absent; where expiry is ours to decide it is removed, and logged as a delete.
     pub fn get(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<ItemRef<'_>> {
         let (_, at) = self.find_live(p, key, now_ms)?;
+        self.touch(at);
         Some(self.item(at))
     }
 
@@ -239,7 +243,7 @@ impl<'s> Guard<'s> {
         expires_at: Option<u64>,
         now_ms: u64,
     ) -> Result<bool, OutOfMemory> {
-        let Some((_, at)) = self.find_live(p, key, now_ms) else {
+        let Some((spot, at)) = self.find_live(p, key, now_ms) else {
             return Ok(false);
         };
         let item = self.item(at);
@@ -248,6 +252,7 @@ impl<'s> Guard<'s> {
                 self.before_change(p, false);
                 // SAFETY: the item is live, locked, has an expiry of this width, and no ItemRef to it is in use.
                 unsafe { item::overwrite_expiry(&self.store.pages, at, time) };
+                self.note_due(p.slot, spot, expires_at);
             }
             (None, None) => return Ok(true),
             _ if item.object().is_some() => self.move_object(p, key, key, p, expires_at)?,
@@ -330,7 +335,7 @@ impl<'s> Guard<'s> {
         expires_at: Option<u64>,
     ) -> Result<(), OutOfMemory> {
         let found = self.find(p, key);
-        if let (Some((_, at)), NewValue::Bytes(bytes)) = (found, &value)
+        if let (Some((spot, at)), NewValue::Bytes(bytes)) = (found, &value)
             && item::fits_in_place(self.item(at), kind, bytes.len(), expires_at)
         {
             self.before_change(p, false);
@@ -341,11 +346,15 @@ impl<'s> Guard<'s> {
                     item::overwrite_expiry(&self.store.pages, at, time);
                 }
             }
+            self.note_due(p.slot, spot, expires_at);
+            self.touch(at);
             return Ok(());
         }
         let store = self.store;
+        let before = found.and_then(|(_, at)| self.item(at).clock());
         let means = (&store.pages, &store.spans, self.room);
-        let (new, bytes) = item::create(means, kind, key, value, expires_at, None)?;
+        let clock = store.eviction.clock(before);
+        let (new, bytes) = item::create(means, kind, key, value, expires_at, clock)?;
         self.before_change(p, found.is_none());
         self.place(p, found, new, bytes);
         Ok(())
@@ -353,15 +362,19 @@ impl<'s> Guard<'s> {
 
     /// Lets a new item take the place of the old one, if any, which is freed.
     fn place(&mut self, p: Point, found: Option<(Spot, Ref)>, new: Ref, bytes: usize) {
-        let expires = self.item(new).expires_at().is_some();
+        let expires_at = self.item(new).expires_at();
         let Some((spot, old)) = found else {
-            return self.insert(p, new, bytes, expires);
+            return self.insert(p, new, bytes, expires_at);
         };
+        let expires = expires_at.is_some();
         let (had, old_bytes) = (
             self.item(old).expires_at().is_some(),
             self.item(old).bytes(),
         );
-        self.table_mut(p.slot).replace(spot, new);
+        self.keep_heat(old, new);
+        let due = due_at(expires_at);
+        self.table_mut(p.slot).replace(spot, new, due);
+        self.store.dues.note(domain_of(p.slot), due);
         let domain = self.domain_mut(p.slot);
         domain.expires = domain.expires + u32::from(expires) - u32::from(had);
         self.store.counters.replaced(had, expires);
@@ -370,39 +383,76 @@ impl<'s> Guard<'s> {
         self.store.free_item(old);
     }
 
-    fn insert(&mut self, p: Point, at: Ref, bytes: usize, expires: bool) {
+    fn insert(&mut self, p: Point, at: Ref, bytes: usize, expires_at: Option<u64>) {
         let store = self.store;
+        let expires = expires_at.is_some();
         let domain = self.domain_mut(p.slot);
         domain.expires += u32::from(expires);
         let phase = domain.phase;
         let table = &mut domain.tables[usize::from(p.slot % SLOTS_PER_DOMAIN)];
-        if !table.insert_here(p.hash, at) {
+        let added = Entry {
+            hash: p.hash,
+            due: due_at(expires_at),
+            at,
+        };
+        if !table.insert_here(added) {
             // SAFETY: the table's references are live items of a locked domain.
-            let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
-            let grow = || table.insert(&store.pages, p.hash, at, phase, &hash);
+            let entry = |at| unsafe { store.entry(at) };
+            let grow = || table.insert(&store.pages, added, phase, &entry);
             let change = store.steps.time(Step::Growth, grow);
             store.table_bytes_changed(change);
         }
         table.item_bytes += bytes as u64;
         store.counters.added(expires);
+        store.dues.note(domain_of(p.slot), added.due);
+        store.eviction.inserted(p);
+        if store.items_over() > 0 {
+            store.call_for_room();
+        }
+    }
+
+    /// An item's expiry was overwritten.
+    fn note_due(&mut self, slot: u16, spot: Spot, expires_at: Option<u64>) {
+        if expires_at.is_some() {
+            let due = due_at(expires_at);
+            self.table_mut(slot).note_due(spot, due);
+            self.store.dues.note(domain_of(slot), due);
+        }
     }
 
     /// Takes an entry out of its table and frees its item.
-    fn take_out(&mut self, p: Point, spot: Spot, at: Ref) {
-        self.before_change(p, true);
+    pub(super) fn take_out(&mut self, p: Point, spot: Spot, at: Ref) {
+        self.take_out_here(p.slot, spot, at);
+        self.shrink(p.slot, spot.segment as usize);
+    }
+
+    /// As [`Guard::take_out`], but all other entries stay where they are; [`Guard::shrink`] is to follow.
+    pub(super) fn take_out_here(&mut self, slot: u16, spot: Spot, at: Ref) {
+        if self.domain(slot).observers & observer::SNAPSHOT != 0 {
+            let pos = self.hash(at) >> 16;
+            self.emit(slot, pos, true);
+        }
         let store = self.store;
         let (expires, bytes) = (self.item(at).expires_at().is_some(), self.item(at).bytes());
-        let domain = self.domain_mut(p.slot);
+        let domain = self.domain_mut(slot);
         domain.expires -= u32::from(expires);
-        let phase = domain.phase;
-        let table = &mut domain.tables[usize::from(p.slot % SLOTS_PER_DOMAIN)];
-        // SAFETY: as in `insert`.
-        let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
-        let change = table.remove(&store.pages, spot, phase, &hash);
+        let table = &mut domain.tables[usize::from(slot % SLOTS_PER_DOMAIN)];
+        table.remove_here(spot);
         table.item_bytes -= bytes as u64;
-        store.table_bytes_changed(change);
         store.counters.removed(1, usize::from(expires));
         store.free_item(at);
+    }
+
+    /// Gives back what a segment of a slot's table holds too much.
+    pub(super) fn shrink(&mut self, slot: u16, segment: usize) {
+        let store = self.store;
+        let domain = self.domain_mut(slot);
+        let phase = domain.phase;
+        let table = &mut domain.tables[usize::from(slot % SLOTS_PER_DOMAIN)];
+        // SAFETY: as in `insert`.
+        let entry = |at| unsafe { store.entry(at) };
+        let change = table.shrink(&store.pages, segment, phase, &entry);
+        store.table_bytes_changed(change);
     }
 
     /// The write hook: a running snapshot gets what is about to change. `rebuilds`: the segment may be rebuilt.
@@ -502,36 +552,9 @@ impl<'s> Guard<'s> {
         }
     }
 
-    /// Removes up to `max_buckets` buckets' worth of expired items from one domain, going on where it stopped. Gives how many.
-    pub(super) fn sweep(&mut self, domain: usize, max_buckets: usize, now_ms: u64) -> usize {
-        let mut removed = 0;
-        let (mut index, mut pos) = self.first.1.sweep;
-        for _ in 0..max_buckets {
-            let slot = domain as u16 * SLOTS_PER_DOMAIN + index;
-            let (refs, next) = self.table(slot).bucket_at(pos, &|r| self.hash(r));
-            for at in refs {
-                if self.item(at).is_expired(now_ms) && self.slot_state(slot) != SlotState::Importing
-                {
-                    let key = self.item(at).key().to_vec();
-                    let p = Point {
-                        slot,
-                        hash: hash_of(&key, self.store.seed),
-                    };
-                    if self.find_live(p, &key, now_ms).is_none() {
-                        removed += 1;
-                    }
-                }
-            }
-            (index, pos) = match next {
-                Some(next) => (index, next),
-                None => ((index + 1) % SLOTS_PER_DOMAIN, 0),
-            };
-            if (index, pos) == (0, 0) {
-                break;
-            }
-        }
-        self.first.1.sweep = (index, pos);
-        removed
+    /// Where the removal of expired items stands in the first locked domain.
+    pub(super) fn sweep(&mut self) -> &mut Sweep {
+        &mut self.first.1.sweep
     }
 
     fn log_set(&mut self, p: Point, key: &[u8], value: &[u8], expires_at: Option<u64>) {
@@ -545,11 +568,11 @@ impl<'s> Guard<'s> {
         }
     }
 
-    fn logs(&self, p: Point) -> bool {
+    pub(super) fn logs(&self, p: Point) -> bool {
         self.domain(p.slot).observers & observer::LOG != 0
     }
 
-    fn log(&mut self, p: Point, command: &[&[u8]]) {
+    pub(super) fn log(&mut self, p: Point, command: &[&[u8]]) {
         let logs = self.logs(p);
         self.log_if(logs, p, command);
     }

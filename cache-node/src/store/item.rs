@@ -522,13 +522,11 @@ impl<'a> ItemRef<'a> {
     }
 
     /// How often it was met of late, up to 3.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
     pub fn heat(self) -> u8 {
         (self.header >> 30) as u8
     }
 
     /// What a sampled eviction policy keeps in the item.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
     pub fn clock(self) -> Option<u32> {
         // SAFETY: the header says that it is there.
         self.has_clock()
@@ -581,7 +579,6 @@ pub unsafe fn put_object(pages: &Pages, at: Ref, object: Box<Object>) {
 ///
 /// # Safety
 /// `at` is a live item, its domain is locked and no [`ItemRef`] to it is in use.
-#[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
 pub unsafe fn set_heat(pages: &Pages, at: Ref, heat: u8) {
     // SAFETY: the caller's word.
     unsafe {
@@ -595,7 +592,6 @@ pub unsafe fn set_heat(pages: &Pages, at: Ref, heat: u8) {
 ///
 /// # Safety
 /// As [`set_heat`].
-#[cfg_attr(not(test), allow(dead_code, reason = "for eviction"))]
 pub unsafe fn set_clock(pages: &Pages, at: Ref, clock: u32) {
     // SAFETY: the caller's word.
     unsafe {

@@ -4,7 +4,11 @@ mod budget;
 pub mod collections;
 mod compact;
 mod domain;
+mod due;
 pub mod effect;
+mod evict;
+mod eviction;
+mod expire;
 mod guard;
 mod item;
 mod pages;
@@ -32,12 +36,18 @@ pub use compact::CompactionPass;
 use compact::Upkeep;
 use domain::{Domain, Locked};
 pub use domain::{SlotState, observer};
+pub use evict::PolicyKind;
+pub use eviction::Evicted;
+use eviction::Eviction;
+use expire::DomainDues;
+pub use expire::Expired;
 pub use guard::{End, Fault, Guard};
 pub use item::{ItemRef, Kind, ValueRef};
 use pages::Pages;
 pub use pages::Ref;
 use point::{DOMAINS, domain_of};
 pub use point::{Point, SLOTS, slot_of};
+use segment::Entry;
 pub use snapshot::{SnapshotSink, SnapshotWalk};
 pub use spans::SharedValue;
 use spans::Spans;
@@ -65,6 +75,7 @@ struct Counters {
     expired: AtomicU64,
     moved_bytes: AtomicU64,
     contended: AtomicU64,
+    expire_lag_ms: AtomicU64,
 }
 
 impl Counters {
@@ -119,6 +130,13 @@ pub struct StoreStats {
     pub max_bytes: u64,
     /// Keys that expired since the start.
     pub expired: u64,
+    /// How long the latest of those removed in the last round had been expired, in milliseconds.
+    pub expire_lag_ms: u64,
+    /// Keys evicted since the start, and their bytes.
+    pub evicted: u64,
+    pub evicted_bytes: u64,
+    /// Bytes of the eviction policy's queues, a part of what the process holds beside.
+    pub policy_bytes: u64,
     /// Bytes that compaction copied since the start.
     pub moved_bytes: u64,
     /// Locks of domains that somebody else held when they were wanted.
@@ -132,6 +150,8 @@ pub struct Store {
     spans: Arc<Spans>,
     budget: Arc<Budget>,
     steps: Steps,
+    dues: DomainDues,
+    eviction: Eviction,
     counters: Counters,
     table_bytes: AtomicI64,
     log: Arc<Log>,
@@ -162,6 +182,8 @@ impl Store {
             spans: Spans::new(budget.clone())?,
             budget,
             steps: Steps::default(),
+            dues: DomainDues::default(),
+            eviction: Eviction::default(),
             counters: Counters::default(),
             table_bytes: AtomicI64::new(0),
             log,
@@ -250,6 +272,7 @@ impl Store {
     /// Bytes for items and tables; 0: no limit. A lower limit refuses writes until enough is gone.
     pub fn set_max_memory(&self, bytes: u64) {
         self.budget.set_limit(bytes);
+        self.call_for_room();
     }
 
     pub fn stats(&self) -> StoreStats {
@@ -266,6 +289,10 @@ impl Store {
             expired: self.counters.expired.load(Ordering::Relaxed),
             moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
             contended_locks: self.counters.contended.load(Ordering::Relaxed),
+            expire_lag_ms: self.counters.expire_lag_ms.load(Ordering::Relaxed),
+            evicted: self.eviction.evicted().items,
+            evicted_bytes: self.eviction.evicted().bytes,
+            policy_bytes: self.eviction.policy_bytes(),
         }
     }
 
@@ -279,24 +306,6 @@ impl Store {
                 domain.observers &= !bit;
             }
         }
-    }
-
-    /// Removes expired items: looks at up to `buckets` buckets in each domain that has items with an expiry, going on where the last call
-    /// stopped. Gives how many were removed.
-    pub fn sweep_expired(&self, buckets: usize, now_ms: u64) -> usize {
-        if !self.expires_locally() || self.counters.expires.load(Ordering::Relaxed) <= 0 {
-            return 0;
-        }
-        let mut removed = 0;
-        for domain in 0..DOMAINS {
-            let mut guard = self.lock_domains(std::iter::once(domain));
-            let mut any = false;
-            guard.each_domain(|d| any = d.expires > 0);
-            if any {
-                removed += guard.sweep(domain, buckets, now_ms);
-            }
-        }
-        removed
     }
 
     /// Frees what flushes left behind. Gives how many items were freed. Called by a background thread.
@@ -328,6 +337,18 @@ impl Store {
     fn defer_free(&self, tables: Vec<Table>) {
         // The receiver lives as long as the store.
         let _ = self.reaper.send(Garbage::Tables(tables));
+    }
+
+    /// # Safety
+    /// `at` is a live item whose domain is locked.
+    unsafe fn entry(&self, at: Ref) -> Entry {
+        // SAFETY: the caller's word.
+        let item = unsafe { ItemRef::new(&self.pages, at) };
+        Entry {
+            hash: point::hash_of(item.key(), self.seed),
+            due: due::due_at(item.expires_at()),
+            at,
+        }
     }
 
     fn free_item(&self, at: Ref) {

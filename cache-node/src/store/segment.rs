@@ -9,6 +9,7 @@
 
 use std::ptr::NonNull;
 
+use super::due::{Due, Dues};
 use super::pages::{Pages, RUN_MAX, Ref};
 use super::point::{POS_BITS, POS_END};
 
@@ -89,6 +90,14 @@ impl Bucket {
     }
 }
 
+/// What a segment asks of an item: its hash, and when it is due.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub hash: u64,
+    pub due: Due,
+    pub at: Ref,
+}
+
 /// Where an entry is in its segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
@@ -105,6 +114,8 @@ pub struct Segment {
     /// Leading bits of the position that all its entries share.
     depth: u8,
     len: u32,
+    /// When the buckets' next items expire; those without a place belong to the last bucket.
+    dues: Dues,
     extra: Vec<u32>,
 }
 
@@ -135,6 +146,7 @@ impl Segment {
             count: buckets as u16,
             depth,
             len: 0,
+            dues: Dues::default(),
             extra: Vec::new(),
         }
     }
@@ -173,29 +185,23 @@ impl Segment {
     }
 
     /// A segment of so many leading bits, with room for `entries`; its buckets count as visited in `phase`.
-    pub fn build(pages: &Pages, depth: u8, entries: &[(u64, Ref)], phase: bool) -> Self {
+    pub fn build(pages: &Pages, depth: u8, entries: &[Entry], phase: bool) -> Self {
         Self::with(pages, buckets_for(entries.len()), depth, entries, phase)
     }
 
     /// A segment of at least so many buckets.
-    fn with(
-        pages: &Pages,
-        mut buckets: usize,
-        depth: u8,
-        entries: &[(u64, Ref)],
-        phase: bool,
-    ) -> Self {
+    fn with(pages: &Pages, mut buckets: usize, depth: u8, entries: &[Entry], phase: bool) -> Self {
         loop {
             let mut segment = Self::empty(pages, buckets, depth, phase);
             let more = larger(buckets);
-            for &(hash, at) in entries {
-                if segment.insert(hash, at).is_ok() {
+            for &entry in entries {
+                if segment.insert(entry).is_ok() {
                     continue;
                 }
                 if more.is_some() {
                     break;
                 }
-                segment.push_extra(at);
+                segment.push_extra(entry);
             }
             match more {
                 Some(more) if segment.len() < entries.len() => {
@@ -212,15 +218,15 @@ impl Segment {
         larger(self.bucket_count())
     }
 
-    /// Becomes one with at least `buckets` buckets. `hash` gives an entry's hash.
+    /// Becomes one with at least `buckets` buckets. `entry` tells of an item.
     pub fn rebuild(
         &mut self,
         pages: &Pages,
         buckets: usize,
         phase: bool,
-        hash: &dyn Fn(Ref) -> u64,
+        entry: &dyn Fn(Ref) -> Entry,
     ) {
-        let entries: Vec<(u64, Ref)> = self.refs().map(|at| (hash(at), at)).collect();
+        let entries: Vec<Entry> = self.refs().map(entry).collect();
         let rebuilt = Self::with(pages, buckets, self.depth, &entries, phase);
         self.free(pages);
         *self = rebuilt;
@@ -240,7 +246,9 @@ impl Segment {
 
     /// Bytes of its buckets.
     pub fn bytes(&self) -> usize {
-        usize::from(self.count) * size_of::<Bucket>() + self.extra.capacity() * 4
+        usize::from(self.count) * size_of::<Bucket>()
+            + self.dues.bytes()
+            + self.extra.capacity() * 4
     }
 
     /// The bucket of a position.
@@ -331,27 +339,86 @@ impl Segment {
     }
 
     /// Adds an entry. Err: there is no place, and nothing was changed.
-    pub fn insert(&mut self, hash: u64, at: Ref) -> Result<(), ()> {
+    pub fn insert(&mut self, entry: Entry) -> Result<(), ()> {
         if self.count == 0 {
             return Err(());
         }
-        let tag = hash as u8;
-        let home = self.bucket_of(hash >> 16);
-        if !self.buckets_mut()[home].put(tag, at, false) {
-            let next = self.next(home);
-            if next == home || !self.buckets_mut()[next].put(tag, at, true) {
+        let tag = entry.hash as u8;
+        let mut bucket = self.bucket_of(entry.hash >> 16);
+        if !self.buckets_mut()[bucket].put(tag, entry.at, false) {
+            let home = bucket;
+            bucket = self.next(home);
+            if bucket == home || !self.buckets_mut()[bucket].put(tag, entry.at, true) {
                 return Err(());
             }
             self.buckets_mut()[home].header |= SPILLED;
         }
+        self.dues.note(bucket, entry.due);
         self.len += 1;
         Ok(())
     }
 
     /// Adds an entry that no bucket has place for.
-    pub fn push_extra(&mut self, at: Ref) {
-        self.extra.push(at.0);
+    pub fn push_extra(&mut self, entry: Entry) {
+        self.extra.push(entry.at.0);
+        self.dues.note(self.bucket_count() - 1, entry.due);
         self.len += 1;
+    }
+
+    /// An entry is due then, or later than it was.
+    pub fn note_due(&mut self, place: Place, due: Due) {
+        let bucket = match place {
+            Place::Entry { bucket, .. } => usize::from(bucket),
+            Place::Extra(_) => self.bucket_count() - 1,
+        };
+        self.dues.note(bucket, due);
+    }
+
+    /// When its next item is due, or earlier.
+    pub fn due(&self) -> Due {
+        self.dues.min()
+    }
+
+    /// The first bucket from `from` on that is due.
+    pub fn due_bucket(&self, from: usize, now: Due) -> Option<usize> {
+        self.dues
+            .next(from, now)
+            .filter(|&b| b < self.bucket_count())
+    }
+
+    /// Says when a bucket's next item is due.
+    pub fn set_due(&mut self, bucket: usize, due: Due) {
+        self.dues.set(bucket, due);
+    }
+
+    /// The entries that lie in a bucket, wherever their home is; with the last bucket those without a place.
+    pub fn places(&self, bucket: usize) -> impl Iterator<Item = (Place, Ref)> + '_ {
+        let own = &self.buckets()[bucket];
+        let used = (0..ENTRIES).filter(|i| own.used() >> i & 1 != 0);
+        let here = used.map(move |i| {
+            let place = Place::Entry {
+                bucket: bucket as u16,
+                index: i as u8,
+            };
+            (place, Ref(own.refs[i]))
+        });
+        let last = bucket + 1 == self.bucket_count();
+        let extra = self.extra.iter().enumerate().filter(move |_| last);
+        // Latest first: taking one out puts the last in its place.
+        here.chain(
+            extra
+                .rev()
+                .map(|(i, &at)| (Place::Extra(i as u32), Ref(at))),
+        )
+    }
+
+    /// As [`Segment::places`], of those with a tag.
+    pub fn tagged(&self, bucket: usize, tag: u8) -> impl Iterator<Item = (Place, Ref)> + '_ {
+        let matches = self.buckets()[bucket].matches(tag);
+        self.places(bucket).filter(move |(place, _)| match place {
+            Place::Entry { index, .. } => matches >> index & 1 != 0,
+            Place::Extra(_) => true,
+        })
     }
 
     /// Lets an entry point elsewhere.

@@ -1,9 +1,11 @@
 //! The table of one slot: segments by the leading bits of the position (an extendible hash directory), so that the order of positions
 //! survives growth, and a growth step touches one segment.
 
+use super::due::{Due, NEVER};
+use super::evict::{PRINT_POS_BITS, Print};
 use super::pages::{Pages, Ref};
 use super::point::POS_BITS;
-use super::segment::{BUCKETS_MAX, ENTRIES, Place, Segment};
+use super::segment::{BUCKETS_MAX, ENTRIES, Entry, Place, Segment};
 
 /// The table of a slot. It holds references; who owns the items is told by the caller.
 #[derive(Debug, Default)]
@@ -20,8 +22,8 @@ pub struct Table {
 /// Where an entry is.
 #[derive(Debug, Clone, Copy)]
 pub struct Spot {
-    segment: u32,
-    place: Place,
+    pub segment: u32,
+    pub place: Place,
 }
 
 impl Table {
@@ -79,30 +81,55 @@ impl Table {
         segment.likely(hash)
     }
 
-    pub fn replace(&mut self, spot: Spot, at: Ref) {
-        self.segments[spot.segment as usize].replace(spot.place, at);
+    /// Lets an entry point to another item, which is due then.
+    pub fn replace(&mut self, spot: Spot, at: Ref, due: Due) {
+        let segment = &mut self.segments[spot.segment as usize];
+        segment.replace(spot.place, at);
+        segment.note_due(spot.place, due);
+    }
+
+    /// An item is due then, or later than it was.
+    pub fn note_due(&mut self, spot: Spot, due: Due) {
+        self.segments[spot.segment as usize].note_due(spot.place, due);
     }
 
     /// Takes an entry out. Gives the change in table bytes.
+    #[cfg(test)]
     pub fn remove(
         &mut self,
         pages: &Pages,
         spot: Spot,
         phase: bool,
-        hash: &dyn Fn(Ref) -> u64,
+        entry: &dyn Fn(Ref) -> Entry,
     ) -> isize {
-        let segment = &mut self.segments[spot.segment as usize];
-        segment.remove(spot.place);
+        self.remove_here(spot);
+        self.shrink(pages, spot.segment as usize, phase, entry)
+    }
+
+    /// Takes an entry out and leaves all others where they are; [`Table::shrink`] is to follow.
+    pub fn remove_here(&mut self, spot: Spot) {
+        self.segments[spot.segment as usize].remove(spot.place);
         self.len -= 1;
+    }
+
+    /// Gives back what a segment holds too much. Gives the change in table bytes.
+    pub fn shrink(
+        &mut self,
+        pages: &Pages,
+        segment: usize,
+        phase: bool,
+        entry: &dyn Fn(Ref) -> Entry,
+    ) -> isize {
         if self.len == 0 {
             let bytes = self.bytes() as isize;
             self.free(pages);
             return -bytes;
         }
+        let segment = &mut self.segments[segment];
         let buckets = segment.bucket_count();
         if buckets > 2 && segment.len() < buckets * 3 {
             let before = segment.bytes() as isize;
-            segment.rebuild(pages, buckets / 2, phase, hash);
+            segment.rebuild(pages, buckets / 2, phase, entry);
             return segment.bytes() as isize - before;
         }
         0
@@ -120,12 +147,12 @@ impl Table {
     }
 
     /// Adds an entry that is not there yet if there is place without growth.
-    pub fn insert_here(&mut self, hash: u64, at: Ref) -> bool {
+    pub fn insert_here(&mut self, entry: Entry) -> bool {
         if self.segments.is_empty() {
             return false;
         }
-        let index = self.segment_index(hash >> 16);
-        let done = self.segments[index].insert(hash, at).is_ok();
+        let index = self.segment_index(entry.hash >> 16);
+        let done = self.segments[index].insert(entry).is_ok();
         self.len += u32::from(done);
         done
     }
@@ -135,33 +162,32 @@ impl Table {
     pub fn insert(
         &mut self,
         pages: &Pages,
-        hash: u64,
-        at: Ref,
+        added: Entry,
         phase: bool,
-        hash_of: &dyn Fn(Ref) -> u64,
+        entry: &dyn Fn(Ref) -> Entry,
     ) -> isize {
-        if self.insert_here(hash, at) {
+        if self.insert_here(added) {
             return 0;
         }
         self.len += 1;
-        let pos = hash >> 16;
+        let pos = added.hash >> 16;
         if self.segments.is_empty() {
             let before = self.bytes() as isize;
             self.segments = Vec::with_capacity(1);
             self.segments
-                .push(Segment::build(pages, 0, &[(hash, at)], phase));
+                .push(Segment::build(pages, 0, &[added], phase));
             return self.bytes() as isize - before;
         }
         let index = self.segment_index(pos);
         let segment = &mut self.segments[index];
         let before = segment.bytes() as isize;
         if let Some(buckets) = segment.grown() {
-            segment.rebuild(pages, buckets, phase, hash_of);
-            while segment.insert(hash, at).is_err() {
+            segment.rebuild(pages, buckets, phase, entry);
+            while segment.insert(added).is_err() {
                 match segment.grown() {
-                    Some(buckets) => segment.rebuild(pages, buckets, phase, hash_of),
+                    Some(buckets) => segment.rebuild(pages, buckets, phase, entry),
                     None => {
-                        segment.push_extra(at);
+                        segment.push_extra(added);
                         break;
                     }
                 }
@@ -170,11 +196,11 @@ impl Table {
         }
         // Splitting a sparse segment would not help: its entries share their hashes.
         if segment.len() < BUCKETS_MAX * 6 || segment.depth() >= 24 {
-            segment.push_extra(at);
+            segment.push_extra(added);
             return segment.bytes() as isize - before;
         }
         let before = self.bytes() as isize;
-        self.split(pages, index, pos, (hash, at), phase, hash_of);
+        self.split(pages, index, pos, added, phase, entry);
         self.bytes() as isize - before
     }
 
@@ -183,17 +209,17 @@ impl Table {
         pages: &Pages,
         index: usize,
         pos: u64,
-        added: (u64, Ref),
+        added: Entry,
         phase: bool,
-        hash_of: &dyn Fn(Ref) -> u64,
+        entry: &dyn Fn(Ref) -> Entry,
     ) {
         let old = &self.segments[index];
         let depth = old.depth() + 1;
         let start = old.start(pos);
         let middle = start + (old.span() >> 1);
         let end = start + old.span();
-        let entries = old.refs().map(|at| (hash_of(at), at)).chain([added]);
-        let (low, high): (Vec<_>, Vec<_>) = entries.partition(|(hash, _)| hash >> 16 < middle);
+        let entries = old.refs().map(entry).chain([added]);
+        let (low, high): (Vec<_>, Vec<_>) = entries.partition(|e| e.hash >> 16 < middle);
         self.segments[index].free(pages);
         self.segments[index] = Segment::build(pages, depth, &low, phase);
         self.segments
@@ -293,6 +319,77 @@ impl Table {
         (moved, (next < super::point::POS_END).then_some(next))
     }
 
+    /// The first segment from `from` on that is due, of `count` at most; when the next of those before it is due; and where it ended.
+    pub fn due_segment(&self, from: usize, count: usize, now: Due) -> (Option<usize>, Due, usize) {
+        let mut next = NEVER;
+        let end = self.segments.len().min(from.saturating_add(count));
+        for index in from..end {
+            let due = self.segments[index].due();
+            if due <= now {
+                return (Some(index), next, index);
+            }
+            next = next.min(due);
+        }
+        (None, next, end)
+    }
+
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    pub fn segment_mut(&mut self, index: usize) -> &mut Segment {
+        &mut self.segments[index]
+    }
+
+    pub fn segment(&self, index: usize) -> &Segment {
+        &self.segments[index]
+    }
+
+    /// An entry that may be of this fingerprint and of which `is` says yes.
+    pub fn find_print(&self, print: Print, is: &dyn Fn(Ref) -> bool) -> Option<(Spot, Ref)> {
+        const SHIFT: u32 = POS_BITS - PRINT_POS_BITS;
+        if self.len == 0 {
+            return None;
+        }
+        let (mut pos, end) = (print.prefix() << SHIFT, (print.prefix() + 1) << SHIFT);
+        while pos < end {
+            let index = self.segment_index(pos);
+            let segment = &self.segments[index];
+            let first = segment.bucket_of(pos);
+            let next = segment.start(pos) + segment.span();
+            let last = segment.bucket_of(end.min(next) - 1);
+            let count = segment.bucket_count();
+            // What has no place in its bucket is in the next one, or with the last bucket's.
+            let spill = [(last + 1) % count, count - 1];
+            let mut places = (first..=last)
+                .chain(spill.into_iter().filter(|b| !(first..=last).contains(b)))
+                .flat_map(|bucket| segment.tagged(bucket, print.tag()));
+            if let Some((place, at)) = places.find(|&(_, at)| is(at)) {
+                let segment = index as u32;
+                return Some((Spot { segment, place }, at));
+            }
+            pos = next;
+        }
+        None
+    }
+
+    /// Shows entries from a random place on, all of them at most, while `more` says yes.
+    pub fn some_from(&self, random: u64, more: &mut dyn FnMut(Ref) -> bool) {
+        if self.len == 0 {
+            return;
+        }
+        let segment = &self.segments[(random % self.segments.len() as u64) as usize];
+        let count = segment.bucket_count();
+        let first = (random >> 20) as usize % count;
+        for bucket in (first..count).chain(0..first) {
+            for (_, at) in segment.places(bucket) {
+                if !more(at) {
+                    return;
+                }
+            }
+        }
+    }
+
     /// All references, in no order.
     pub fn refs(&self) -> impl Iterator<Item = Ref> + '_ {
         self.segments.iter().flat_map(Segment::refs)
@@ -305,6 +402,14 @@ mod tests {
     use crate::store::budget::Budget;
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
+
+    fn entry(hash: u64, id: u32) -> Entry {
+        Entry {
+            hash,
+            due: NEVER,
+            at: Ref(id),
+        }
+    }
 
     fn pages() -> Pages {
         Pages::new(64 << 20, Arc::new(Budget::new(0))).unwrap()
@@ -342,7 +447,9 @@ mod tests {
                     };
                     let id = hashes.len() as u32;
                     hashes.push(hash);
-                    table.insert(&pages, hash, Ref(id), false, &|r| hashes[r.0 as usize]);
+                    table.insert(&pages, entry(hash, id), false, &|r| {
+                        entry(hashes[r.0 as usize], r.0)
+                    });
                     model.insert(id, hash);
                 } else if let Some(&id) = model
                     .keys()
@@ -351,7 +458,7 @@ mod tests {
                     let hash = model.remove(&id).unwrap();
                     let (spot, at) = table.find(hash, |r| r.0 == id).expect("is there");
                     assert_eq!(at.0, id);
-                    table.remove(&pages, spot, false, &|r| hashes[r.0 as usize]);
+                    table.remove(&pages, spot, false, &|r| entry(hashes[r.0 as usize], r.0));
                 }
                 assert_eq!(table.len(), model.len());
             }
@@ -383,8 +490,8 @@ mod tests {
             let pages = pages();
             let mut table = Table::default();
             for (id, &hash) in hashes.iter().enumerate() {
-                table.insert(&pages, hash, Ref(id as u32), false, &|r| {
-                    hashes[r.0 as usize]
+                table.insert(&pages, entry(hash, id as u32), false, &|r| {
+                    entry(hashes[r.0 as usize], r.0)
                 });
             }
             let mut seen = BTreeMap::new();
@@ -400,14 +507,14 @@ mod tests {
                     for _ in 0..random.next() % 40 {
                         hashes.push(random.next());
                         let id = hashes.len() as u32 - 1;
-                        table.insert(&pages, hashes[id as usize], Ref(id), false, &|r| {
-                            hashes[r.0 as usize]
+                        table.insert(&pages, entry(hashes[id as usize], id), false, &|r| {
+                            entry(hashes[r.0 as usize], r.0)
                         });
                         added.push(id);
                     }
                 } else if let Some(id) = added.pop() {
                     let (spot, _) = table.find(hashes[id as usize], |r| r.0 == id).unwrap();
-                    table.remove(&pages, spot, false, &|r| hashes[r.0 as usize]);
+                    table.remove(&pages, spot, false, &|r| entry(hashes[r.0 as usize], r.0));
                 }
             }
             for id in 0..3_000 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -120,9 +121,10 @@ fn holds_what_a_map_holds_and_gives_everything_back() {
         assert_eq!(store.stats().expires, expiring);
 
         let later = NOW + 3;
-        while store.sweep_expired(4, later) > 0
-            || contents(&store, 0).len() != contents(&store, later).len()
-        {}
+        let until = Instant::now() + Duration::from_secs(60);
+        let expired = store.expire(later, until);
+        assert!(expired.done && expired.lag_ms <= later - NOW);
+        assert_eq!(contents(&store, 0).len(), contents(&store, later).len());
         model.retain(|_, (_, expires)| expires.is_none_or(|at| at > later));
         assert_eq!(contents(&store, later), model);
         let item_bytes: u64 = (0..SLOTS)
@@ -312,4 +314,150 @@ fn compaction_does_not_disturb_a_snapshot() {
     pass.finish(&store);
     assert!(*sink.0.lock() == instant);
     assert_eq!(contents(&store, NOW), model);
+}
+
+/// 2026 in Unix milliseconds: expiries take five bytes.
+const LATER: u64 = 1_790_000_000_000;
+
+/// Whatever the lifetimes and however they change: what has expired for a unit of time is gone, and nothing else is.
+#[test]
+fn what_has_expired_is_removed_and_nothing_else() {
+    const UNIT: u64 = 256;
+    for seed in 0..6 {
+        let store = store(0);
+        let mut random = Lcg(seed);
+        let mut model: BTreeMap<Vec<u8>, Option<u64>> = BTreeMap::new();
+        let mut now = LATER;
+        let keys = [300, 3_000, 30_000][seed as usize % 3];
+        for _ in 0..40 {
+            for _ in 0..500 {
+                let n = random.below(keys);
+                let tag = if n.is_multiple_of(3) { "{one}" } else { "" };
+                let key = format!("{tag}key:{n}").into_bytes();
+                let p = store.point(&key);
+                let reach = [500, 20_000, 10_000_000, 1 << 42][random.below(4) as usize];
+                let expires_at = (random.below(4) > 0).then(|| now + 1 + random.below(reach));
+                let mut guard = store.lock(p.slot);
+                match random.below(3) {
+                    0 if model.contains_key(&key) => {
+                        let found = guard.set_expiry(p, &key, expires_at, now).unwrap();
+                        if found {
+                            model.insert(key, expires_at);
+                        }
+                    }
+                    1 => {
+                        guard.remove(p, &key, now);
+                        model.remove(&key);
+                    }
+                    _ => {
+                        let value = vec![7; random.below(50) as usize];
+                        guard.set(p, &key, &value, expires_at).unwrap();
+                        model.insert(key, expires_at);
+                    }
+                }
+            }
+            now += [100, 3_000, 200_000, 40_000_000][random.below(4) as usize];
+            let expired = store.expire(now, Instant::now() + Duration::from_secs(60));
+            assert!(expired.done);
+            let held: BTreeMap<_, _> = contents(&store, 0)
+                .into_iter()
+                .map(|(key, (_, expires_at))| (key, expires_at))
+                .collect();
+            for (key, expires_at) in &held {
+                assert!(
+                    expires_at.is_none_or(|at| at + UNIT > now),
+                    "seed {seed}: stayed"
+                );
+                assert_eq!(model.get(key), Some(expires_at));
+            }
+            model.retain(|key, at| at.is_none_or(|at| at > now) || held.contains_key(key));
+            assert_eq!(held.len(), model.len(), "seed {seed}: removed too early");
+        }
+        let again = store.expire(now, Instant::now() + Duration::from_secs(60));
+        assert_eq!(again.items, 0);
+    }
+}
+
+#[test]
+fn setting_a_key_again_with_an_expiry_leaves_nothing_behind() {
+    let store = store(0);
+    store.set_policy(PolicyKind::S3Fifo);
+    let p = store.point(b"key");
+    let mut bytes = 0;
+    for i in 0..200_000u64 {
+        let expires_at = Some(LATER + 1_000_000 + i * 7 % 100_000);
+        store
+            .lock(p.slot)
+            .set(p, b"key", b"value", expires_at)
+            .unwrap();
+        if i == 0 {
+            bytes = store.stats().bytes;
+        }
+    }
+    store.tidy_queues();
+    let stats = store.stats();
+    assert_eq!((stats.bytes, stats.keys, stats.expires), (bytes, 1, 1));
+    assert!(stats.policy_bytes < 64 << 10, "{stats:?}");
+}
+
+/// Each policy evicts until nothing is left, and logs nothing but what it evicts; slots that are not served are spared.
+#[test]
+fn every_policy_evicts_all_that_it_may() {
+    for (kind, name) in PolicyKind::ALL {
+        let store = store(0);
+        store.set_policy(kind);
+        for slot in 0..SLOTS {
+            store.lock(slot).set_slot_state(slot, SlotState::Serve);
+        }
+        let paused = slot_of(b"{paused}");
+        store
+            .lock(paused)
+            .set_slot_state(paused, SlotState::WritePaused);
+        for i in 0..3_000u64 {
+            let tag = if i.is_multiple_of(10) { "{paused}" } else { "" };
+            let key = format!("{tag}key:{i}").into_bytes();
+            let p = store.point(&key);
+            let expires_at = i.is_multiple_of(2).then_some(LATER + i);
+            store
+                .lock(p.slot)
+                .set(p, &key, &[1; 30], expires_at)
+                .unwrap();
+            if i.is_multiple_of(3) {
+                store.lock(p.slot).get(p, &key, NOW);
+            }
+        }
+        let bytes = store.stats().bytes;
+        let evicted = store.evict(u64::MAX);
+        let left = contents(&store, NOW);
+        let may = |key: &[u8], expires: bool| {
+            !key.starts_with(b"{") && (expires || !name.starts_with("volatile"))
+        };
+        let wrongly_left = left
+            .iter()
+            .filter(|(key, (_, at))| may(key, at.is_some()))
+            .count();
+        match kind {
+            PolicyKind::NoEviction => assert_eq!((evicted.items, left.len()), (0, 3_000)),
+            _ => {
+                assert_eq!(wrongly_left, 0, "{name}");
+                assert_eq!(evicted.items as usize + left.len(), 3_000, "{name}");
+                assert!(left.len() >= 300, "{name}: what is not served stays");
+                assert!(evicted.bytes > 0 && store.stats().bytes <= bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replica_evicts_nothing() {
+    let store = store(0);
+    store.set_policy(PolicyKind::Fifo);
+    let p = store.point(b"key");
+    store.lock(p.slot).set_slot_state(p.slot, SlotState::Serve);
+    store.lock(p.slot).set(p, b"key", b"value", None).unwrap();
+    store.set_expire_locally(false);
+    assert_eq!(store.evict_one(), None);
+    store.set_expire_locally(true);
+    assert!(store.evict_one().is_some());
+    assert_eq!(store.stats().keys, 0);
 }
