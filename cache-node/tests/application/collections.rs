@@ -424,49 +424,44 @@ fn compare(families: &[&[&'static str]], seed: u64) {
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
 fn hashes_are_answered_as_redis_answers_them() {
     compare(&[HASHES, HASHES, KEYS], 0xC011_0001);
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
 fn sets_are_answered_as_redis_answers_them() {
     compare(&[SETS, SETS, KEYS], 0xC011_0011);
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
 fn lists_are_answered_as_redis_answers_them() {
     compare(&[LISTS, LISTS, KEYS], 0xC011_0021);
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
+#[ignore = "ranges by name over members of unlike scores, which Redis leaves open, are still among its commands"]
 fn sorted_sets_are_answered_as_redis_answers_them() {
     compare(&[ZSETS, ZSETS, KEYS], 0xC011_0031);
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
 fn pops_that_may_wait_are_answered_as_redis_answers_them() {
     compare(&[BLOCKING, BLOCKING, LISTS], 0xC011_0041);
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
+#[ignore = "BITPOS with an end before the first byte answers -1, where Redis looks at the first byte"]
 fn bits_are_answered_as_redis_answers_them() {
     compare(&[BITMAPS, BITMAPS, KEYS], 0xC011_0051);
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
+#[ignore = "OBJECT ENCODING of what SORT and the like have stored differs from Redis's history"]
 fn sorting_is_answered_as_redis_answers_it() {
     compare(&[SORTING, SORTING, KEYS], 0xC011_0061);
 }
 
 #[test]
-#[ignore = "not seen to agree in all four passes yet: run with --ignored"]
 fn hyperloglogs_are_answered_as_redis_answers_them() {
     // What is in the strings is alike, but not the same byte by byte.
     compare(&[LOGS], 0xC011_0071);
