@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export CACHE_HOME
 STAGE := tests/stage
 
-.PHONY: help demo test lint bench crds images cluster cluster-down e2e clean
+.PHONY: help demo test here lint bench crds images cluster cluster-down e2e clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,13 +23,16 @@ test: ## Everything: format, lints, licences, tests, the chart, and end-to-end t
 	@$(STAGE) clippy cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(STAGE) deny tests/deny
 	@$(STAGE) build cargo build --locked --workspace --all-targets
+	@$(STAGE) images images/build --for-tests
+	@CACHE_OPERATOR_BIN=$(TARGET)/debug/cache-operator $(STAGE) chart tests/chart/check
+	@$(STAGE) --beside e2e tests/e2e/run -- nice $(MAKE) --no-print-directory here
+	@$(STAGE) --summary
+
+# What of the tests needs no cluster.
+here:
 	@$(STAGE) tests cargo test --locked --workspace
 	@$(STAGE) asan tests/sanitize
 	@$(STAGE) fuzz tests/fuzz 60
-	@$(STAGE) images images/build --for-tests
-	@CACHE_OPERATOR_BIN=$(TARGET)/debug/cache-operator $(STAGE) chart tests/chart/check
-	@$(STAGE) e2e tests/e2e/run
-	@$(STAGE) --summary
 
 lint: ## Format, clippy and licences only
 	cargo fmt --all --check

@@ -109,6 +109,11 @@ impl<W: Send + Sync + 'static, S: Send + Sync + 'static> Blocked<W, S> {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Whether a client waits for a key.
+    pub fn is_waiting(&self, client: u64) -> bool {
+        self.count() > 0 && self.queues.lock().by_client.contains_key(&client)
+    }
+
     /// Whether somebody waits for a key already.
     pub fn is_awaited(&self, key: &[u8]) -> bool {
         self.count() > 0 && self.queues.lock().by_key.contains_key(key)

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::Cluster;
 use crate::cluster::role::Role;
-use crate::cluster::state::{NodeState, SyncPhase};
+use crate::cluster::state::SyncPhase;
 use crate::cluster::topology::{Known, Member, with_new_primary};
 use crate::control::client::Peer;
 use crate::persist::datadir::read_topology;
@@ -207,11 +207,10 @@ async fn hand_over_to(cluster: &Arc<Cluster>, heir: &str) -> Result<(), String> 
 async fn is_stopping(cluster: &Cluster, next: &Known, heir: &str) -> bool {
     let asked = async {
         let (_, member) = next.topology.find(heir)?;
-        let mut peer = Peer::reach(member, &cluster.password().ok()?).await.ok()?;
-        let state = peer.ask_text(&[b"CACHE.NODE", b"HELLO"]).await.ok()??;
-        serde_json::from_str::<NodeState>(&state).ok()
+        let password = cluster.password().ok()?;
+        Peer::reach_and_hear(member, &password).await.ok()
     };
-    asked.await.is_some_and(|state| state.stopping)
+    asked.await.is_some_and(|(_, state)| state.stopping)
 }
 
 /// The topology that makes a synced replica primary.

@@ -9,6 +9,7 @@ use super::session::ReplyMode;
 use super::table::{Command, Flags, Group, TABLE};
 use super::{Context, Stop};
 use crate::limits::CLIENT_NAME_MAX;
+use crate::node::Node;
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
 use crate::server::registry::{Client, flag};
@@ -101,7 +102,7 @@ fn setinfo(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 }
 
 /// One line about a connection, as Redis writes it; fields that have no meaning here have Redis's neutral values.
-fn describe(client: &Client, now_ms: u64) -> String {
+fn describe(node: &Node, client: &Client, now_ms: u64) -> String {
     let labels = client.labels.lock().clone();
     let age = now_ms.saturating_sub(client.created_ms) / 1000;
     let idle = now_ms.saturating_sub(client.active_ms.load(Ordering::Relaxed)) / 1000;
@@ -112,7 +113,7 @@ fn describe(client: &Client, now_ms: u64) -> String {
         (flag::NO_EVICT, 'e'),
         (flag::NO_TOUCH, 'T'),
     ] {
-        if client.has(bit) {
+        if client.has(bit) || (letter == 'b' && node.blocked.is_waiting(client.id)) {
             flags.push(letter);
         }
     }
@@ -140,7 +141,7 @@ fn describe(client: &Client, now_ms: u64) -> String {
 }
 
 fn info(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
-    let text = describe(&context.session.client, context.now_ms);
+    let text = describe(context.node, &context.session.client, context.now_ms);
     context.reply.verbatim(&text);
     Ok(())
 }
@@ -178,7 +179,7 @@ fn list(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     };
     let text: String = clients
         .iter()
-        .map(|c| describe(c, context.now_ms))
+        .map(|c| describe(context.node, c, context.now_ms))
         .collect();
     context.reply.verbatim(&text);
     Ok(())

@@ -59,6 +59,17 @@ struct Parameter {
     set: Option<Set>,
 }
 
+/// A limit of the packed encodings, by its field.
+macro_rules! packing {
+    ($name:literal, $field:ident) => {
+        Parameter {
+            name: $name,
+            value: |n| n.store.packing.$field.load(Ordering::Relaxed).to_string(),
+            set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+        }
+    };
+}
+
 /// Checks a value and gives what puts it into force, or what is wrong with it.
 type Set = fn(&Node, &str) -> Result<u64, String>;
 
@@ -95,50 +106,10 @@ const PARAMETERS: &[Parameter] = &[
         value: |_| "1".into(),
         set: None,
     },
-    Parameter {
-        name: "hash-max-listpack-entries",
-        value: |n| {
-            n.store
-                .packing
-                .hash_entries
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "hash-max-listpack-value",
-        value: |n| {
-            n.store
-                .packing
-                .hash_value
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "hash-max-ziplist-entries",
-        value: |n| {
-            n.store
-                .packing
-                .hash_entries
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "hash-max-ziplist-value",
-        value: |n| {
-            n.store
-                .packing
-                .hash_value
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
+    packing!("hash-max-listpack-entries", hash_entries),
+    packing!("hash-max-listpack-value", hash_value),
+    packing!("hash-max-ziplist-entries", hash_entries),
+    packing!("hash-max-ziplist-value", hash_value),
     Parameter {
         name: "io-threads",
         value: |n| n.config.threads().to_string(),
@@ -208,33 +179,9 @@ const PARAMETERS: &[Parameter] = &[
         value: |_| String::new(),
         set: None,
     },
-    Parameter {
-        name: "set-max-intset-entries",
-        value: |n| n.store.packing.set_ints.load(Ordering::Relaxed).to_string(),
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "set-max-listpack-entries",
-        value: |n| {
-            n.store
-                .packing
-                .set_entries
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "set-max-listpack-value",
-        value: |n| {
-            n.store
-                .packing
-                .set_value
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
+    packing!("set-max-intset-entries", set_ints),
+    packing!("set-max-listpack-entries", set_entries),
+    packing!("set-max-listpack-value", set_value),
     Parameter {
         name: "tcp-keepalive",
         value: |n| n.settings.keepalive_s.load(Ordering::Relaxed).to_string(),
@@ -245,50 +192,10 @@ const PARAMETERS: &[Parameter] = &[
         value: |n| n.settings.timeout_s.load(Ordering::Relaxed).to_string(),
         set: Some(|_, text| number(text, 0, i32::MAX as u64)),
     },
-    Parameter {
-        name: "zset-max-listpack-entries",
-        value: |n| {
-            n.store
-                .packing
-                .zset_entries
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "zset-max-listpack-value",
-        value: |n| {
-            n.store
-                .packing
-                .zset_value
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "zset-max-ziplist-entries",
-        value: |n| {
-            n.store
-                .packing
-                .zset_entries
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
-    Parameter {
-        name: "zset-max-ziplist-value",
-        value: |n| {
-            n.store
-                .packing
-                .zset_value
-                .load(Ordering::Relaxed)
-                .to_string()
-        },
-        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
-    },
+    packing!("zset-max-listpack-entries", zset_entries),
+    packing!("zset-max-listpack-value", zset_value),
+    packing!("zset-max-ziplist-entries", zset_entries),
+    packing!("zset-max-ziplist-value", zset_value),
 ];
 
 /// A member's memory is what its operator made room for: an application may ask for less, not for more.

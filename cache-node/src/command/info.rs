@@ -91,7 +91,7 @@ fn clients(node: &Node, f: &mut Fields) {
         "maxclients",
         node.settings.max_clients.load(Ordering::Relaxed),
     );
-    f.add("blocked_clients", waiting);
+    f.add("blocked_clients", waiting + node.blocked.count());
 }
 
 fn memory(node: &Node, f: &mut Fields) {

@@ -31,17 +31,28 @@ fn late(what: &str, limit: Duration) -> io::Error {
 impl Peer {
     /// Connects to a member by its address or its name, whichever answers as that member: an address may be another pod's by now.
     pub async fn reach(member: &Member, password: &[u8]) -> io::Result<Self> {
+        Self::reach_and_hear(member, password)
+            .await
+            .map(|(peer, _)| peer)
+    }
+
+    /// As [`Peer::reach`], with what the member said of itself.
+    pub async fn reach_and_hear(member: &Member, password: &[u8]) -> io::Result<(Self, NodeState)> {
         let mut failed = io::Error::other(format!("{} has no host in the topology", member.name));
         for host in member.hosts() {
             match Self::reach_at(host, member, password).await {
-                Ok(peer) => return Ok(peer),
+                Ok(reached) => return Ok(reached),
                 Err(error) => failed = error,
             }
         }
         Err(failed)
     }
 
-    async fn reach_at(host: &str, member: &Member, password: &[u8]) -> io::Result<Self> {
+    async fn reach_at(
+        host: &str,
+        member: &Member,
+        password: &[u8],
+    ) -> io::Result<(Self, NodeState)> {
         let mut peer = Self::connect(&(host.to_owned(), member.control_port), password).await?;
         let state = peer.ask_text(&[b"CACHE.NODE", b"HELLO"]).await?;
         let state: NodeState = serde_json::from_str(&state.unwrap_or_default())?;
@@ -49,7 +60,7 @@ impl Peer {
             let text = format!("{host} is member {:?}, not {:?}", state.member, member.name);
             return Err(io::Error::new(io::ErrorKind::NotConnected, text));
         }
-        Ok(peer)
+        Ok((peer, state))
     }
 
     /// `address`: host and control port.

@@ -470,7 +470,9 @@ impl Connection {
         client
             .output_bytes
             .store(self.output.pending() as u64, Ordering::Relaxed);
-        client.set(flag::PARKED, self.parked.is_some());
+        // Who waits for a key is in the queues: whoever serves it takes it out there.
+        let parked = self.parked.is_some() && self.session.wait.is_none();
+        client.set(flag::PARKED, parked);
     }
 }
 

@@ -129,7 +129,8 @@ fn same(words: &[Vec<u8>], redis: &[Reply], node: &[Reply]) -> bool {
     }
     let name = String::from_utf8_lossy(&words[0]).to_uppercase();
     // A cursor has a meaning to the server that gave it: only a whole iteration in one call compares.
-    let whole = words.get(1).is_some_and(|cursor| cursor == b"0")
+    let cursor = if name == "SCAN" { 1 } else { 2 };
+    let whole = words.get(cursor).is_some_and(|cursor| cursor == b"0")
         && words.iter().any(|word| word == b"100000");
     redis.iter().zip(node).all(|(r, n)| match name.as_str() {
         "KEYS" => sorted(r) == sorted(n),
@@ -140,7 +141,7 @@ fn same(words: &[Vec<u8>], redis: &[Reply], node: &[Reply]) -> bool {
         "HGETALL" if matches!((r, n), (Reply::Many(..), Reply::Many(..))) => pairs(r) == pairs(n),
         "HSCAN" | "SSCAN" | "ZSCAN" if matches!((r, n), (Reply::Many(..), Reply::Many(..))) => {
             let (r, n) = (r.items(), n.items());
-            !words.iter().any(|word| word == b"100000") || sorted(&r[1]) == sorted(&n[1])
+            !whole || (r[0] == n[0] && sorted(&r[1]) == sorted(&n[1]))
         }
         // A string that was changed in place is `raw` to Redis, whatever it holds; its small integers are shared.
         "OBJECT" if matches!(r.text().as_str(), "raw" | "embstr" | ":2147483647") => {
