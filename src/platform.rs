@@ -61,6 +61,16 @@ pub enum Error {
     Other(String),
 }
 
+impl Error {
+    /// Whether nothing more can be done now; all else is one object's trouble.
+    pub fn ends_the_round(&self) -> bool {
+        matches!(
+            self,
+            Error::NamespaceTerminating(_) | Error::Stale(_) | Error::NotLeading
+        )
+    }
+}
+
 /// Without the status object that `kube` appends.
 fn said(error: &kube::Error) -> String {
     match error {

@@ -12,6 +12,8 @@ pub const INLINE_MAX: usize = 64 * 1024;
 pub const UNAUTHENTICATED_ARGS_MAX: usize = 10;
 /// Bytes of an argument before `AUTH`.
 pub const UNAUTHENTICATED_BULK_MAX: usize = 16 * 1024;
+/// The same on the control port, where nothing long is said before it.
+pub const CONTROL_UNAUTHENTICATED_BULK_MAX: usize = 4 * 1024;
 
 /// Bytes of received commands that wait for execution at most; beyond, the connection is closed.
 pub const INPUT_MAX: usize = 1024 * 1024 * 1024;

@@ -2,6 +2,7 @@
 //!
 //! They need the server program: `cargo build -p cache-node` first, or name it in `CACHE_NODE_BIN`.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -228,6 +229,47 @@ fn the_demo_runs_through() {
     ] {
         assert!(told.contains(word), "no {word:?} in\n{told}");
     }
+}
+
+/// Without `--once`: the commands that it prints work, and Ctrl-C leaves nothing.
+#[test]
+fn the_demo_stays_up_until_ctrl_c() {
+    let mut process = cachectl()
+        .args(["demo", QUICKSTART, "--port", "24000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("cachectl runs");
+    let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+    let mut told = lines.by_ref().map(|line| line.expect("text"));
+    assert!(
+        told.by_ref().any(|line| line.contains("It stays up until")),
+        "the demo ended"
+    );
+    let printed: Vec<String> = told.by_ref().take(4).collect();
+    let words: Vec<Vec<&str>> = printed
+        .iter()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    // `<program> status --local <folder>`
+    let status = run(&words[1][1..]);
+    assert!(text(&status).contains("4/4 ready"), "{}", text(&status));
+    // `redis-cli -c -h <host> -p <port> get demo:1`
+    let found = Command::new(words[0][0])
+        .args(&words[0][1..])
+        .output()
+        .expect("redis-cli runs");
+    assert!(found.status.success(), "{}", text(&found));
+    assert!(!text(&found).trim().is_empty(), "no such key");
+    let up = Up {
+        process,
+        state: PathBuf::from(words[1].last().expect("a folder")),
+    };
+    let members = up.members();
+    assert_eq!(members.len(), 8);
+    signal(&up.process, "INT");
+    let mut up = up;
+    assert!(up.process.wait().expect("an end").success());
+    until_dead(&members);
 }
 
 #[test]

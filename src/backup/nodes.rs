@@ -1,5 +1,6 @@
 //! Snapshots from the nodes' control ports.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,6 +21,8 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct NodeSource {
     topology: WireTopology,
     password: String,
+    /// Of the newest topology that was answered: what an older one calls a shard may lack slots, or have them still.
+    epoch: AtomicU64,
 }
 
 #[derive(Deserialize)]
@@ -39,12 +42,34 @@ struct Stat {
 impl NodeSource {
     /// `topology` is where to begin: the newest one is asked of the nodes it names.
     pub fn new(topology: WireTopology, password: String) -> Self {
-        NodeSource { topology, password }
+        NodeSource {
+            epoch: AtomicU64::new(topology.epoch),
+            topology,
+            password,
+        }
     }
 
+    /// By its address; a pod that was made anew has another, and is found by its name.
     async fn connect(&self, member: &WireMember) -> Result<MultiplexedConnection, Failure> {
-        let host = member.address.as_ref().unwrap_or(&member.host);
-        let info = ConnectionAddr::Tcp(host.clone(), member.control_port)
+        let Some(address) = member.address.as_ref().filter(|a| **a != member.host) else {
+            return self.connect_to(member, &member.host).await;
+        };
+        match self.connect_to(member, address).await {
+            Ok(connection) => Ok(connection),
+            Err(failure) if member.host.is_empty() => Err(failure),
+            Err(failure) => self.connect_to(member, &member.host).await.map_err(|also| {
+                let message = format!("{}; {}", failure.message, also.message);
+                Failure::new(also.reason, message)
+            }),
+        }
+    }
+
+    async fn connect_to(
+        &self,
+        member: &WireMember,
+        host: &str,
+    ) -> Result<MultiplexedConnection, Failure> {
+        let info = ConnectionAddr::Tcp(host.to_owned(), member.control_port)
             .into_connection_info()
             .map_err(|e| Failure::node(&member.name, "connecting", &e))?
             .set_redis_settings(RedisConnectionInfo::default().set_password(self.password.clone()));
@@ -63,19 +88,16 @@ impl NodeSource {
             })
     }
 
-    async fn open_on(&self, member: &WireMember) -> Result<Box<dyn SnapshotStream>, Failure> {
+    async fn open_on(
+        &self,
+        shard: &WireShard,
+        member: &WireMember,
+    ) -> Result<Box<dyn SnapshotStream>, Failure> {
         let mut connection = self.connect(member).await?;
         let hello: NodeState = json(&mut connection, member, &["HELLO"]).await?;
-        let synced_replica =
-            hello.role == NodeRole::Replica && hello.sync.state == SyncState::Streaming;
-        if hello.role != NodeRole::Primary && !synced_replica {
-            return Err(Failure::new(
-                Reason::NodeUnreachable,
-                format!(
-                    "{} holds no full copy now (role {:?}, sync {:?})",
-                    member.name, hello.role, hello.sync.state
-                ),
-            ));
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        if let Some(why) = unfit(&hello, member, shard, epoch) {
+            return Err(Failure::new(Reason::NodeUnreachable, why));
         }
         let begun: Begun = json(&mut connection, member, &["SNAPSHOT", "BEGIN"]).await?;
         Ok(Box::new(NodeSnapshot {
@@ -90,6 +112,31 @@ impl NodeSource {
             },
         }))
     }
+}
+
+/// Why this node's copy is not that of the shard in the topology of this epoch, or newer.
+fn unfit(hello: &NodeState, member: &WireMember, shard: &WireShard, epoch: u64) -> Option<String> {
+    let name = &member.name;
+    if hello.member != *name || hello.shard != shard.name {
+        let (other, of) = (&hello.member, &hello.shard);
+        return Some(format!(
+            "{other} of shard {of} answers where {name} is expected"
+        ));
+    }
+    let synced_replica =
+        hello.role == NodeRole::Replica && hello.sync.state == SyncState::Streaming;
+    if hello.role != NodeRole::Primary && !synced_replica {
+        let (role, sync) = (hello.role, hello.sync.state);
+        return Some(format!(
+            "{name} holds no full copy now (role {role:?}, sync {sync:?})"
+        ));
+    }
+    (hello.epoch < epoch).then(|| {
+        let behind = hello.epoch;
+        format!(
+            "{name} knows the topology of epoch {behind} only, not {epoch}: it may hold other slots"
+        )
+    })
 }
 
 /// Replicas first: a snapshot costs its node work, and a primary has its clients. Learners have no copy.
@@ -126,7 +173,10 @@ impl SnapshotSource for NodeSource {
             }
         }
         match (newest, last_failure) {
-            (Some(found), _) => Ok(found),
+            (Some(found), _) => {
+                self.epoch.fetch_max(found.epoch, Ordering::Relaxed);
+                Ok(found)
+            }
             (None, Some(failure)) => Err(failure),
             (None, None) => Err(Failure::new(
                 Reason::NodeUnreachable,
@@ -154,7 +204,7 @@ impl SnapshotSource for NodeSource {
         members.rotate_left(attempt % count);
         let mut failures: Vec<Failure> = Vec::new();
         for member in members {
-            match self.open_on(member).await {
+            match self.open_on(shard, member).await {
                 Ok(stream) => return Ok(stream),
                 Err(failure) => failures.push(failure),
             }
@@ -241,6 +291,7 @@ async fn json<T: serde::de::DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::node_state::Sync;
 
     #[test]
     fn replicas_are_asked_before_the_primary_and_learners_never() {
@@ -260,6 +311,65 @@ mod tests {
         };
         let order: Vec<_> = candidates(&shard).iter().map(|m| m.name.as_str()).collect();
         assert_eq!(order, ["m-0-2", "m-0-3", "m-0-0"]);
+    }
+
+    #[test]
+    fn a_node_whose_slots_may_be_others_is_passed_over() {
+        let shard = WireShard {
+            name: "1".into(),
+            ..WireShard::default()
+        };
+        let member = WireMember {
+            name: "m-1-0".into(),
+            ..WireMember::default()
+        };
+        let good = NodeState {
+            member: "m-1-0".into(),
+            shard: "1".into(),
+            role: NodeRole::Primary,
+            epoch: 7,
+            ..NodeState::default()
+        };
+        let replica = |state| NodeState {
+            role: NodeRole::Replica,
+            sync: Sync {
+                state,
+                ..Sync::default()
+            },
+            ..good.clone()
+        };
+        let older = NodeState {
+            epoch: 6,
+            ..good.clone()
+        };
+        let newer = NodeState {
+            epoch: 8,
+            ..good.clone()
+        };
+        let of_another_shard = NodeState {
+            shard: "0".into(),
+            ..good.clone()
+        };
+        let another = NodeState {
+            member: "m-0-0".into(),
+            ..good.clone()
+        };
+        let table = [
+            (good.clone(), None),
+            (newer, None),
+            (replica(SyncState::Streaming), None),
+            (replica(SyncState::Full), Some("no full copy")),
+            (older, Some("epoch 6 only, not 7")),
+            (of_another_shard, Some("of shard 0")),
+            (another, Some("m-0-0")),
+        ];
+        for (state, expected) in table {
+            let why = unfit(&state, &member, &shard, 7);
+            match expected {
+                None => assert_eq!(why, None),
+                Some(text) => assert!(why.is_some_and(|why| why.contains(text)), "{text}"),
+            }
+        }
     }
 
     #[tokio::test]

@@ -46,12 +46,24 @@ pub async fn reconcile<P: Platform + ?Sized>(
     context: &validate::Context,
 ) -> Result<Round, Error> {
     let previous = cache.status.as_ref();
-    let desired = match validate::cache(cache, context) {
-        Ok(desired) => desired,
-        Err(invalid) => return refuse(platform, cache, &invalid).await,
+    let (desired, invalid) = match validate::cache(cache, context) {
+        Ok(desired) => (desired, None),
+        // What serves goes on being looked after.
+        Err(invalid) => match validate::held(cache, context) {
+            Some(held) => (held, Some(invalid)),
+            None => return refuse(platform, cache, &invalid).await,
+        },
     };
     let stored = previous.and_then(|status| status.topology.as_ref());
-    let waiting = platform.ensure(&desired, stored).await?;
+    // An object that cannot be made does not keep a lost primary from being replaced.
+    let (waiting, unmade) = match platform.ensure(&desired, stored).await {
+        Ok(waiting) => (waiting, None),
+        Err(error) if error.ends_the_round() => return Err(error),
+        Err(error) => {
+            let failed = ("make its objects".to_owned(), error.to_string());
+            (Vec::new(), Some(failed))
+        }
+    };
     let mut observed = platform.observe(&desired).await?;
     platform.hub().add_to(platform.key(), &mut observed);
     let now = now_ms();
@@ -65,9 +77,13 @@ pub async fn reconcile<P: Platform + ?Sized>(
     let again = again(&plan, &applied, now_ms());
     let outcome = Outcome {
         waiting,
-        failed: applied.failed,
+        failed: applied.failed.or(unmade),
     };
-    let status = status::status(&desired, &observed, &plan, &outcome, previous, now);
+    let mut status = status::status(&desired, &observed, &plan, &outcome, previous, now);
+    if let Some(invalid) = &invalid {
+        tell_invalid(platform, previous, invalid);
+        status = status::invalid(desired.generation, invalid, previous, now, Some(status));
+    }
     platform.write_status(&status).await?;
     Ok(Round {
         waiting: outcome.waiting,
@@ -85,14 +101,8 @@ async fn refuse<P: Platform + ?Sized>(
 ) -> Result<Round, Error> {
     let previous = cache.status.as_ref();
     let generation = cache.metadata.generation.unwrap_or_default();
-    let status = status::invalid(generation, invalid, previous, now_ms());
-    if previous.and_then(|status| status.phase) != Some(Phase::Invalid) {
-        platform.tell(vec![Told {
-            reason: "Invalid",
-            message: invalid.to_string(),
-            warning: true,
-        }]);
-    }
+    let status = status::invalid(generation, invalid, previous, now_ms(), None);
+    tell_invalid(platform, previous, invalid);
     platform.write_status(&status).await?;
     Ok(Round {
         plan: Plan::default(),
@@ -101,6 +111,20 @@ async fn refuse<P: Platform + ?Sized>(
         failed: None,
         again: LOOK_AGAIN,
     })
+}
+
+fn tell_invalid<P: Platform + ?Sized>(
+    platform: &P,
+    previous: Option<&CacheStatus>,
+    invalid: &validate::Invalid,
+) {
+    if previous.and_then(|status| status.phase) != Some(Phase::Invalid) {
+        platform.tell(vec![Told {
+            reason: "Invalid",
+            message: invalid.to_string(),
+            warning: true,
+        }]);
+    }
 }
 
 /// A plan that breaks a rule is a bug of the planner: nothing of it is carried out.

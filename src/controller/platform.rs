@@ -80,11 +80,21 @@ impl KubePlatform {
         topology: Option<&Topology>,
     ) -> Result<(), Error> {
         let (writer, stores) = (self.writer(), &self.context.stores);
+        // One that cannot be made keeps no other from being made; the first failure is told.
+        let mut failed = Ok(());
+        let mut note = |result: Result<(), Error>| match result {
+            Err(error) if error.ends_the_round() => Err(error),
+            Err(error) if failed.is_ok() => {
+                failed = Err(error);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
         let account = build::service_account(desired);
-        writer.ensure(&stores.service_accounts, &account).await?;
+        note(writer.ensure(&stores.service_accounts, &account).await)?;
         let services = build::services(desired);
         for service in &services.wanted {
-            writer.ensure(&stores.services, service).await?;
+            note(writer.ensure(&stores.services, service).await)?;
         }
         for name in &services.unwanted {
             let Some(service) = stores.services.get(&self.key.namespace, name) else {
@@ -95,16 +105,16 @@ impl KubePlatform {
                 .iter()
                 .any(|o| o.uid == desired.uid);
             if owned && service.metadata.deletion_timestamp.is_none() {
-                writer.delete(service.as_ref()).await?;
+                note(writer.delete(service.as_ref()).await)?;
             }
         }
         let budget = build::disruption_budget(desired);
-        writer.ensure(&stores.budgets, &budget).await?;
+        note(writer.ensure(&stores.budgets, &budget).await)?;
         if let Some(topology) = topology {
             let map = build::topology_config_map(desired, topology);
-            writer.ensure(&stores.config_maps, &map).await?;
+            note(writer.ensure(&stores.config_maps, &map).await)?;
         }
-        Ok(())
+        failed
     }
 
     async fn ensure_secrets(&self, desired: &Desired) -> Result<Vec<Waiting>, Error> {
@@ -280,9 +290,18 @@ impl Platform for KubePlatform {
             return Ok(Vec::new());
         }
         self.leading()?;
-        let waiting = self.ensure_secrets(desired).await?;
-        self.ensure_objects(desired, topology).await?;
+        if desired.held {
+            self.follow(desired);
+            if let Some(topology) = topology {
+                self.label_roles(desired, topology).await?;
+            }
+            return Ok(Vec::new());
+        }
+        let secrets = self.ensure_secrets(desired).await;
+        // Whatever else cannot be made: a lost primary can only be replaced by who speaks to the members.
         self.follow(desired);
+        let waiting = secrets?;
+        self.ensure_objects(desired, topology).await?;
         if let Some(topology) = topology {
             self.label_roles(desired, topology).await?;
         }

@@ -250,7 +250,8 @@ impl Platform for LocalPlatform {
         let folder = self.store.folder();
         let mut files = read_members(folder).map_err(other)?;
         for (member, file) in files.clone() {
-            if !file.created {
+            // Those of a Cache with an invalid spec run on as they are.
+            if !file.created || desired.held {
                 continue;
             }
             if file.deleting {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::api::names;
-use crate::api::node_state::NodeState;
+use crate::api::node_state::{NodeRole, NodeState};
 use crate::api::topology::{Member, Role, Shard, Topology};
 
 use super::structure::structure;
@@ -50,6 +50,15 @@ impl<'a> Checker<'a> {
     fn whole(&mut self, plan: &Plan) {
         if (self.desired.paused || self.desired.deleting) && !plan.steps.is_empty() {
             self.fail("a paused or deleted Cache is changed".into());
+        }
+        let looks_after = |step: &Step| {
+            matches!(
+                step,
+                Step::FetchTopology { .. } | Step::WriteTopology(_) | Step::PushTopology { .. }
+            )
+        };
+        if self.desired.held && !plan.steps.iter().all(looks_after) {
+            self.fail("a Cache with an invalid spec is changed".into());
         }
         if plan
             .steps
@@ -378,14 +387,12 @@ impl<'a> Checker<'a> {
                 primary.name
             ));
         }
-        let former = before
-            .primary()
-            .map(|member| member.name.as_str())
-            .unwrap_or_default();
+        let lost = before.primary();
+        let former = lost.map_or("", |member| member.name.as_str());
         let better = view.copies(before).into_iter().find(|(copy, other)| {
             copy.name != primary.name
                 && other.position() > state.position()
-                && self.is_called_synced(former, other)
+                && self.is_called_synced(lost, other)
         });
         if let Some((better, _)) = better {
             let name = better.name.clone();
@@ -405,13 +412,12 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// Whether nothing the former primary said speaks against a copy.
-    fn is_called_synced(&self, former: &str, copy: &NodeState) -> bool {
-        let last = self
-            .observed
-            .members
-            .get(former)
-            .and_then(|member| member.state.as_ref());
+    /// Whether nothing the former primary said speaks against a copy. A process that restarted since says nothing about it.
+    fn is_called_synced(&self, lost: Option<&Member>, copy: &NodeState) -> bool {
+        let last = lost
+            .and_then(|lost| Some((lost, self.observed.members.get(&lost.name)?.state.as_ref()?)))
+            .filter(|(lost, last)| last.role == NodeRole::Primary && last.data_id == lost.data_id)
+            .map(|(_, last)| last);
         last.is_none_or(|last| {
             last.replicas.iter().any(|replica| {
                 replica.member == copy.member && replica.data_id == copy.data_id && replica.synced

@@ -33,6 +33,8 @@ pub struct Desired {
     pub addressing: Addressing,
     pub maintenance: Option<Maintenance>,
     pub paused: bool,
+    /// The spec is invalid: lost primaries are replaced, and nothing else is changed.
+    pub held: bool,
     pub deleting: bool,
     pub limits: Limits,
 }

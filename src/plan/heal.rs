@@ -24,9 +24,13 @@ pub fn follow_members(view: &View, edit: &mut Edit) {
                 follow_member(view, shard, entry, edit);
             }
         }
-        add_newcomers(view, shard, edit);
+        if !view.desired.held {
+            add_newcomers(view, shard, edit);
+        }
     }
-    add_shards(view, edit);
+    if !view.desired.held {
+        add_shards(view, edit);
+    }
 }
 
 fn end_bootstrap(view: &View, shard: &Shard, edit: &mut Edit) {

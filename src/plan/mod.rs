@@ -51,7 +51,9 @@ pub fn plan(desired: &Desired, observed: &Observed, now_ms: u64) -> Plan {
         );
         return plan;
     }
-    create_members(desired, observed, &mut plan);
+    if !desired.held {
+        create_members(desired, observed, &mut plan);
+    }
     if authority::is_settled(desired, observed, now_ms, &mut plan) {
         // Settled means stored.
         if let Some(topology) = &observed.topology {
@@ -65,7 +67,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now_ms: u64) -> Plan {
                 &mut plan,
             );
         }
-    } else {
+    } else if !desired.held {
         roll::mend_broken(desired, observed, &mut plan);
     }
     report(desired, observed, &mut plan);
@@ -85,7 +87,9 @@ fn with_topology(view: &View, plan: &mut Plan) {
     heal::fail_over_all(view, &mut edit, plan);
     if everyone_knows {
         heal::follow_members(view, &mut edit);
-        moves::cancel_unwanted(view, &mut edit);
+        if !view.desired.held {
+            moves::cancel_unwanted(view, &mut edit);
+        }
     }
     if edit.is_changed() {
         // What would be pushed is out of date.
@@ -94,7 +98,7 @@ fn with_topology(view: &View, plan: &mut Plan) {
         plan.steps.push(Step::WriteTopology(edit.finish(view)));
         return;
     }
-    if everyone_knows {
+    if everyone_knows && !view.desired.held {
         disrupt(view, plan);
     }
 }
@@ -173,7 +177,11 @@ fn create(desired: &Desired, observed: &Observed, shard: &str, index: u8, plan: 
 /// How far things are.
 fn report(desired: &Desired, observed: &Observed, plan: &mut Plan) {
     let mut report = Report {
-        members_to_roll: u32::try_from(roll::outdated(desired, observed).len()).unwrap_or(u32::MAX),
+        members_to_roll: if desired.held {
+            0
+        } else {
+            u32::try_from(roll::outdated(desired, observed).len()).unwrap_or(u32::MAX)
+        },
         rebalancing: observed.maintenance.running_since.is_some(),
         ..Report::default()
     };

@@ -209,3 +209,7 @@ fn best_run(
     }
     best.map(|(_, range)| normalized(vec![range]))
 }
+
+#[cfg(test)]
+#[path = "rebalance/tests.rs"]
+mod tests;

@@ -266,7 +266,7 @@ impl Conditions<'_> {
                 &Finding::new(
                     false,
                     "InvalidSpec",
-                    "nothing is changed until the spec is corrected",
+                    "lost primaries are replaced; nothing else is changed until the spec is corrected",
                 ),
             ),
             self.condition(DEGRADED, &Finding::new(true, "InvalidSpec", message)),

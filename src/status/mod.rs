@@ -70,14 +70,15 @@ pub fn status(
     }
 }
 
-/// The status of a Cache whose spec cannot be carried out: says why, and keeps what still is as it was.
+/// The status of a Cache whose spec cannot be carried out: says why, beside what is seen; unless that could be looked at, what was.
 pub fn invalid(
     generation: i64,
     error: &Invalid,
     previous: Option<&CacheStatus>,
     now_ms: u64,
+    seen: Option<CacheStatus>,
 ) -> CacheStatus {
-    let mut status = previous.cloned().unwrap_or_default();
+    let mut status = seen.or_else(|| previous.cloned()).unwrap_or_default();
     status.observed_generation = Some(generation);
     status.phase = Some(Phase::Invalid);
     status.pending_actions = error

@@ -83,7 +83,7 @@ fn an_invalid_spec_is_told_and_keeps_the_topology() {
     let error = Invalid {
         errors: vec![validate::FieldError::new("spec.shards", 0, "use 1 to 128")],
     };
-    let status = invalid(8, &error, Some(&previous), 5_000);
+    let status = invalid(8, &error, Some(&previous), 5_000, None);
     assert_eq!(status.phase, Some(Phase::Invalid));
     assert!(
         condition(&status, "Ready")

@@ -10,6 +10,7 @@ mod resources;
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -17,7 +18,7 @@ pub use backup::{ValidBackup, backup};
 pub use error::{FieldError, Invalid};
 pub use resources::derived_max_memory;
 
-use crate::api::cache::{Cache, CacheSpec, MaintenanceTask};
+use crate::api::cache::{Cache, CacheSpec, MaintenanceTask, ResourceList, Resources};
 use crate::api::names;
 use crate::api::topology::Addressing;
 use crate::plan::cron::Schedule;
@@ -104,9 +105,47 @@ pub fn cache(cache: &Cache, context: &Context) -> Result<Desired, Invalid> {
         addressing: context.addressing.clone(),
         maintenance,
         paused: spec.paused,
+        held: false,
         deleting: cache.metadata.deletion_timestamp.is_some(),
         limits: context.limits,
         name,
+    })
+}
+
+/// What there is, as if it were asked for: by this a Cache with an invalid spec is looked after. None where nothing was begun.
+pub fn held(invalid: &Cache, context: &Context) -> Option<Desired> {
+    let status = invalid.status.as_ref()?;
+    let topology = status.topology.as_ref()?;
+    let indexes = topology
+        .members()
+        .filter_map(|(_, entry)| {
+            names::parse_member(invalid.metadata.name.as_deref()?, &entry.name)
+        })
+        .map(|(_, index)| i32::from(index));
+    let mut like = invalid.clone();
+    like.metadata.annotations = None;
+    like.spec = CacheSpec {
+        shards: i32::try_from(topology.shards.len()).ok()?,
+        replicas_per_shard: indexes.max().unwrap_or_default(),
+        image: status.image.clone(),
+        // Of no consequence, but asked for.
+        resources: Some(Resources {
+            limits: Some(ResourceList {
+                cpu: None,
+                memory: Some(Quantity("1Gi".into())),
+            }),
+            requests: None,
+        }),
+        pod: None,
+        auth: None,
+        policy: None,
+        maintenance: None,
+        paused: invalid.spec.paused,
+    };
+    let desired = cache(&like, context).ok()?;
+    Some(Desired {
+        held: true,
+        ..desired
     })
 }
 

@@ -202,3 +202,24 @@ fn all_mistakes_are_told_at_once() {
     .unwrap_err();
     assert_eq!(error.errors.len(), 3, "{error}");
 }
+
+#[test]
+fn what_there_is_is_held_while_the_spec_is_invalid() {
+    let mut object = manifest(serde_json::json!({"shards": 500, "paused": true}));
+    assert!(cache(&object, &context()).is_err());
+    assert!(held(&object, &context()).is_none(), "nothing was begun");
+    object.status = serde_json::from_value(serde_json::json!({
+        "image": "example/cache-node:1",
+        "topology": {"clusterID": "c", "epoch": 3, "shards": [
+            {"name": "0", "slots": [[0, 8191]], "members": [
+                {"name": "orders-0-0", "role": "Primary", "dataID": "a"},
+                {"name": "orders-0-2", "role": "Replica", "dataID": "b"}]},
+            {"name": "1", "slots": [[8192, 16383]], "members": [{"name": "orders-1-0", "role": "Primary", "dataID": "c"}]}]}
+    }))
+    .unwrap();
+    let held = held(&object, &context()).unwrap();
+    assert_eq!((held.shards, held.members_per_shard), (2, 3));
+    assert_eq!(held.image, "example/cache-node:1");
+    assert!(held.held && held.paused && !held.update_taken);
+    assert_eq!(held.update_available, None);
+}

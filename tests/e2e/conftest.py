@@ -86,9 +86,7 @@ def restore(created):
         if cache.get() is None:
             cache.create()
             continue
-        spec = cache.get()["spec"]
-        if spec.get("shards") != cache.shards or spec.get("replicasPerShard") != cache.replicas or spec.get("image"):
-            cache.patch(shards=cache.shards, replicasPerShard=cache.replicas, image=None)
+        cache.patch(shards=cache.shards, replicasPerShard=cache.replicas, image=None, paused=None, resources={"limits": {"memory": cache.memory}})
     for cache in created:
         cache.wait_ready(240)
         with cache.client() as client:

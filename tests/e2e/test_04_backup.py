@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from lib import kube, settings
-from lib.cache import fill, value
+from lib.cache import fill, read, value
 from lib.kube import kubectl, wait
 
 KEYS = 20_000
@@ -74,11 +74,12 @@ def test_a_snapshot_is_listed_downloaded_and_loaded_by_redis(caches, s3, tmp_pat
     for cache in caches:
         with cache.client() as client:
             fill(client, f"{cache.name}:", KEYS)
-            client.set("lasting", "x" * 5000, ex=86400)
+            client.set("lasting:0", "x" * 5000, ex=86400)
+            client.rpush("queue:0", *range(2000))
         kube.apply(backup(cache, "once"))
     for number, cache in enumerate(caches):
         snapshot = wait_complete(cache, "once")["snapshots"][0]
-        assert snapshot["keys"] == KEYS + 1 and snapshot["shards"] == cache.shards
+        assert snapshot["keys"] == KEYS + 2 and snapshot["shards"] == cache.shards
         folder = tmp_path / cache.ns
         aws("s3", "cp", "--recursive", snapshot["location"], str(folder))
         listed = aws("s3", "ls", "--recursive", f"s3://{BUCKET}/once/")
@@ -96,8 +97,10 @@ def test_a_snapshot_is_listed_downloaded_and_loaded_by_redis(caches, s3, tmp_pat
             assert "RDB looks OK" in kube.command("redis-check-rdb", str(f))
             found.update(loaded(f, 7600 + number))
         expected = {f"{cache.name}:{i}".encode(): value(f"{cache.name}:", i) for i in range(KEYS)}
-        assert {k: v for k, (v, _) in found.items() if k != b"lasting"} == expected
-        text, ttl = found[b"lasting"]
+        queue, _ = found.pop(b"queue:0")
+        assert queue == [b"%d" % n for n in range(2000)]
+        text, ttl = found.pop(b"lasting:0")
+        assert {k: v for k, (v, _) in found.items()} == expected
         assert text == b"x" * 5000 and 86000 < ttl <= 86400
         row = kubectl("get", "cachebackup", "once", "-n", cache.ns)
         assert "Complete" in row
@@ -119,7 +122,11 @@ def loaded(rdb, port):
                 part = keys[start : start + 5000]
                 with client.pipeline(transaction=False) as batch:
                     for key in part:
-                        batch.get(key).ttl(key)
+                        if key == b"queue:0":
+                            batch.lrange(key, 0, -1)
+                        else:
+                            read(batch, key, int(key.rpartition(b":")[2]))
+                        batch.ttl(key)
                     out = batch.execute()
                 answer.update(zip(part, zip(out[::2], out[1::2])))
             return answer

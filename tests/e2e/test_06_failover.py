@@ -3,7 +3,7 @@
 import pytest
 
 from lib import faults, kube
-from lib.cache import check, fill
+from lib.cache import Cache, check, fill
 from lib.kube import kubectl, wait
 from lib.load import Load, unharmed
 
@@ -85,3 +85,41 @@ def test_all_copies_of_a_shard_lost_is_said_and_served_again(caches):
         left = [i for i in range(KEYS) if client.keyslot(f"kept:{i}") in set(owned)]
         assert b.count() == len(left)
         assert client.set("again", 1)
+
+
+@pytest.mark.own_cluster(reason="it kills processes in their containers")
+def test_an_invalid_spec_does_not_hinder_a_failover(caches):
+    """What the API server cannot see: 64Mi leaves nothing to the store."""
+    _, b = caches
+    with b.client() as client:
+        fill(client, "kept:", KEYS)
+    before = b.pod_uids()
+    b.patch(resources={"limits": {"memory": "64Mi"}}, shards=b.shards + 1)
+    ready = wait(f"{b} is Invalid", 30, lambda: b.status().get("phase") == "Invalid" and b.condition("Ready"))
+    assert "spec.resources.limits.memory" in ready["message"]
+    was = b.primary("0")
+    faults.kill_process(b.ns, f"{was}-0")
+    other_primary(b, "0", was)
+    assert b.status()["phase"] == "Invalid" and len(b.topology()["shards"]) == b.shards
+    b.patch(resources={"limits": {"memory": b.memory}}, shards=b.shards)
+    b.wait_ready(120)
+    assert {pod: uid for pod, (uid, _) in b.pod_uids().items()} == {pod: uid for pod, (uid, _) in before.items()}
+    with b.client() as client:
+        check(client, "kept:", KEYS)
+
+
+def test_somebody_elses_object_is_told_and_does_not_hinder_the_rest(caches):
+    """A Service of the name that a new Cache needs is not the operator's to take."""
+    a, _ = caches
+    foreign = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "taken", "namespace": a.ns}, "spec": {"selector": {"app": "other"}, "ports": [{"port": 80}]}}
+    kube.apply(foreign)
+    taken = Cache(a.ns, "taken", shards=1, replicas=1, memory="128Mi").create()
+    try:
+        told = wait("the Cache says whose object is in the way", 60, lambda: (c := taken.condition("Degraded")) and c["status"] == "True" and c)
+        assert "taken" in told["message"] and "Service" in told["message"], told
+        wait("its members serve nevertheless", 60, lambda: taken.primary("0"))
+        kubectl("delete", "service", "taken", "-n", a.ns)
+        taken.wait_ready(120)
+    finally:
+        kubectl("delete", "cache", "taken", "-n", a.ns, "--wait=true")
+        kubectl("delete", "service", "taken", "-n", a.ns, "--ignore-not-found")

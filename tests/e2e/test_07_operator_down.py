@@ -135,10 +135,25 @@ def test_a_restarted_or_upgraded_operator_restarts_no_pod(caches):
             wait(f"{cache} says UpdateAvailable", 60, lambda: (cache.condition("UpdateAvailable") or {}).get("status") == "True")
             cache.wait_ready(60)
             assert cache.status()["image"] == settings.NODE_IMAGE
+        assert [c.pod_uids() for c in caches] == before
+        with b.client() as client:
+            fill(client, "kept:", KEYS)
+        b.annotate("update", "once")
+        wait("the update is taken, and the permission taken back", 240, lambda: b.status()["image"] == settings.NEXT_IMAGE and "cache.clusterdb.io/update" not in (b.get()["metadata"].get("annotations") or {}))
+        b.wait_ready(240)
+        assert {c["image"] for pod in b.pods() for c in pod["spec"]["containers"]} == {settings.NEXT_IMAGE}
+        with b.client() as client:
+            check(client, "kept:", KEYS)
+        assert a.pod_uids() == before[0] and a.status()["image"] == settings.NODE_IMAGE
         crd = kube.get("crd", "caches.cache.clusterdb.io")
         assert "maintenance" in crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     finally:
         helm("upgrade", settings.RELEASE, str(settings.CHART), "-n", settings.SYSTEM, "--wait", *chart_values())
     for cache in caches:
         cache.wait_ready(60)
-    assert [c.pod_uids() for c in caches] == before
+    assert a.pod_uids() == before[0]
+    # An older operator takes no image back: the Cache says that another is this one's default, and keeps what it has.
+    assert b.status()["image"] == settings.NEXT_IMAGE
+    b.annotate("update", "once")
+    wait("the default image again", 240, lambda: b.status()["image"] == settings.NODE_IMAGE)
+    b.wait_ready(240)

@@ -1,7 +1,5 @@
 """A namespace that is deleted goes cleanly, and disturbs no other."""
 
-import json
-
 from lib import kube, settings
 from lib.cache import Cache
 from lib.kube import kubectl
@@ -23,6 +21,5 @@ def test_a_deleted_namespace_goes(caches):
     pods = kube.get("pods", ns=settings.SYSTEM, selector=f"app.kubernetes.io/instance={settings.RELEASE}")
     for pod in pods:
         lines = kubectl("logs", "-n", settings.SYSTEM, pod["metadata"]["name"], "--tail=2000").splitlines()
-        parsed = [json.loads(line) for line in lines if line.startswith("{")]
-        panics = [p for p in parsed if "panic" in json.dumps(p).lower()]
+        panics = [line for line in lines if "panicked at" in line]
         assert not panics, panics[:3]

@@ -4,7 +4,7 @@ use cache_operator::local::Fuse;
 use rustix::process::Signal;
 
 use crate::harness::{NAME, World};
-use crate::load::{fill, verify_filled};
+use crate::load::{count, fill, verify_filled};
 
 const KEYS: u64 = 500;
 /// More than any of these plans has; the tests end when one ran through.
@@ -76,6 +76,8 @@ async fn at_every_boundary(
         world.settled().await;
         world.each_slot_is_owned_once().await;
         verify_filled(&world.client().await, client_keys).await;
+        // Nor is any there twice.
+        assert_eq!(count(&world.client().await).await, client_keys);
     }
     panic!("more than {BOUNDARIES_MAX} boundaries");
 }

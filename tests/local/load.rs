@@ -79,6 +79,14 @@ pub async fn verify_filled(connection: &ClusterConnection, count: u64) {
     assert!(found.values().all(|v| *v == 0), "old or foreign values");
 }
 
+/// Keys over all primaries, as each counts its own.
+pub async fn count(connection: &ClusterConnection) -> u64 {
+    redis::cmd("DBSIZE")
+        .query_async(&mut connection.clone())
+        .await
+        .expect("DBSIZE")
+}
+
 #[derive(Debug, Default, Clone)]
 pub struct Tally {
     /// The last acknowledged version of each key.

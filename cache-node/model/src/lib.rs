@@ -6,10 +6,15 @@ pub mod lanes;
 #[allow(dead_code)]
 #[path = "../../src/limits.rs"]
 mod limits;
+#[cfg(test)]
+#[path = "../../src/store/order.rs"]
+mod order;
 mod sync;
 #[path = "../../src/wakers.rs"]
 pub mod wakers;
 
+#[cfg(test)]
+mod locks;
 #[cfg(test)]
 mod parking;
 

@@ -15,14 +15,13 @@ use tokio::time::timeout;
 use super::commands::{Session, Then, execute};
 use super::resp::{BULK_MAX, Reply, take_command};
 use crate::cluster::Cluster;
+use crate::limits::CONTROL_UNAUTHENTICATED_BULK_MAX;
 use crate::moves::import;
 use crate::replicate::frame::FrameReader;
 use crate::replicate::primary;
 
 /// How long a client may take to authenticate.
 const AUTHENTICATE: Duration = Duration::from_secs(10);
-/// Bytes of an argument before authentication.
-const BULK_MAX_UNKNOWN: usize = 4 * 1024;
 /// How long a client may leave replies unread.
 const WRITE: Duration = Duration::from_secs(60);
 
@@ -66,7 +65,7 @@ async fn converse(
         let bulk_max = if session.known {
             BULK_MAX
         } else {
-            BULK_MAX_UNKNOWN
+            CONTROL_UNAUTHENTICATED_BULK_MAX
         };
         let command = match take_command(buffer, bulk_max) {
             Ok(Some(command)) => command,

@@ -11,6 +11,7 @@ mod eviction;
 mod expire;
 mod guard;
 mod item;
+mod order;
 mod pages;
 pub mod point;
 mod prefetch;
@@ -56,7 +57,7 @@ pub use steps::{STEP_BOUNDS_US, STEPS, Step, StepCounts};
 use table::Table;
 
 /// Bytes of the largest value, as in Redis.
-pub const MAX_VALUE: usize = 512 * 1024 * 1024;
+pub const MAX_VALUE: usize = crate::limits::BULK_MAX;
 
 /// How a store is made.
 #[derive(Debug, Clone)]
@@ -231,9 +232,7 @@ impl Store {
         if let [slot] = slots {
             return self.lock(*slot);
         }
-        let mut domains: Vec<usize> = slots.iter().map(|&slot| domain_of(slot)).collect();
-        domains.sort_unstable();
-        domains.dedup();
+        let mut domains = order::ascending(slots.iter().map(|&slot| domain_of(slot)).collect());
         if domains.is_empty() {
             domains.push(0);
         }

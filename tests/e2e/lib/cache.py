@@ -179,17 +179,56 @@ def span(text):
     return range(int(first), int(last or first) + 1)
 
 
+def kind(i):
+    """Of ten keys one is a hash, one a set and one a sorted set; of each thousand hashes' keys one is big."""
+    return {3: "hash", 5: "set", 7: "zset"}.get(i % 10, "string")
+
+
+def value(prefix, i, size=32):
+    """What a key holds, as redis-py reads it: it follows from the name."""
+    text = f"{prefix}{i}/".encode().ljust(size, b"%x" % (i % 16))
+    match kind(i):
+        case "hash":
+            return {b"text": text} | {b"f%d" % n: b"%d" % i for n in range(600 if i % 1000 == 3 else 2)}
+        case "set":
+            return {text, b"of", b"%d" % i}
+        case "zset":
+            return [(b"of", -1.5), (text, float(i))]
+    return text
+
+
+def write(batch, key, i, what):
+    """May be done again: the key is the same."""
+    match kind(i):
+        case "hash":
+            batch.hset(key, mapping=what)
+        case "set":
+            batch.sadd(key, *what)
+        case "zset":
+            batch.zadd(key, dict(what))
+        case _:
+            batch.set(key, what)
+
+
+def read(batch, key, i):
+    match kind(i):
+        case "hash":
+            batch.hgetall(key)
+        case "set":
+            batch.smembers(key)
+        case "zset":
+            batch.zrange(key, 0, -1, withscores=True)
+        case _:
+            batch.get(key)
+
+
 def fill(client, prefix, count, size=32):
     """Writes keys whose values follow from their names, in batches."""
     for start in range(0, count, 2000):
         with client.pipeline() as batch:
             for i in range(start, min(start + 2000, count)):
-                batch.set(f"{prefix}{i}", value(prefix, i, size))
+                write(batch, f"{prefix}{i}", i, value(prefix, i, size))
             batch.execute()
-
-
-def value(prefix, i, size=32):
-    return f"{prefix}{i}/".encode().ljust(size, b"%x" % (i % 16))
 
 
 def check(client, prefix, count, size=32):
@@ -199,8 +238,8 @@ def check(client, prefix, count, size=32):
         numbers = range(start, min(start + 2000, count))
         with client.pipeline() as batch:
             for i in numbers:
-                batch.get(f"{prefix}{i}")
+                read(batch, f"{prefix}{i}", i)
             found = batch.execute()
-        wrong += [(f"{prefix}{i}", v) for i, v in zip(numbers, found) if v != value(prefix, i, size)]
+        wrong += [(f"{prefix}{i}", str(v)[:200]) for i, v in zip(numbers, found) if v != value(prefix, i, size)]
     assert not wrong, f"{len(wrong)} of {count} keys are missing or wrong, such as {wrong[:5]}"
     return count

@@ -1,6 +1,9 @@
 //! Members that die, stop, or cannot be reached.
 
-use cache_operator::plan::{ReasonKind, WaitReason};
+use cache_operator::api::node_state::NodeRole;
+use cache_operator::api::topology::Role;
+use cache_operator::plan::{self, ReasonKind, Step, WaitReason, check};
+use serde_json::json;
 
 use super::{LONG, fill, primary_of, run, settled, told};
 
@@ -150,4 +153,83 @@ fn without_an_operator_every_pod_restarts_in_turn() {
     world.assert_converged();
     assert!(told(&world, ReasonKind::Adopted), "{}", world.story());
     assert_eq!(world.lost(), Vec::<u32>::new(), "{}", world.story());
+}
+
+#[test]
+fn an_invalid_spec_holds_everything_but_failovers() {
+    let mut world = settled(3, 1);
+    fill(&mut world, 500);
+    let members = world.workloads.len();
+    let killed = primary_of(&world, "1");
+    world.set("resources", json!({"limits": {"memory": "64Mi"}}));
+    world.set("shards", json!(5));
+    world.kill_process(&killed);
+    for _ in 0..60 {
+        world.tick();
+    }
+    assert_ne!(primary_of(&world, "1"), killed, "{}", world.story());
+    assert_eq!(world.workloads.len(), members, "{}", world.story());
+    assert_eq!(world.stored.as_ref().unwrap().shards.len(), 3);
+    assert_eq!(world.lost(), Vec::<u32>::new(), "{}", world.story());
+    world.set("resources", json!({"limits": {"memory": "1Gi"}}));
+    world.settle(LONG);
+    world.assert_converged();
+    assert_eq!(world.stored.as_ref().unwrap().shards.len(), 5);
+}
+
+/// Two copies are left, one ahead of the other: that one takes over.
+#[test]
+fn the_most_advanced_copy_takes_over() {
+    let mut world = settled(1, 2);
+    fill(&mut world, 200);
+    let lost = primary_of(&world, "0");
+    let copies: Vec<String> = world
+        .pods
+        .keys()
+        .filter(|name| **name != lost)
+        .cloned()
+        .collect();
+    for ahead in &copies {
+        let mut observed = world.observe().expect("an operator");
+        for (name, member) in &mut observed.members {
+            let state = member.state.as_mut().expect("a state");
+            if *name == lost {
+                // It has restarted.
+                state.data_id = "another".into();
+                state.role = NodeRole::Learner;
+                (state.fresh, state.offset) = (true, 0);
+                state.replicas.clear();
+            } else if name == ahead {
+                state.offset += 10;
+            }
+        }
+        let (desired, now_ms) = (world.desired(), world.now_ms);
+        let plan = plan::plan(&desired, &observed, now_ms);
+        let change = plan.steps.iter().find_map(Step::change).expect("a change");
+        let primary = change.topology.shard("0").and_then(|shard| shard.primary());
+        assert_eq!(primary.map(|entry| &entry.name), Some(ahead), "{plan}");
+        assert_eq!(check::check(&desired, &observed, &plan, now_ms), []);
+        // The other one is refused, whoever plans it.
+        let other = copies.iter().find(|name| *name != ahead).unwrap();
+        let mut wrong = plan.clone();
+        for step in &mut wrong.steps {
+            let Step::WriteTopology(change) = step else {
+                continue;
+            };
+            let shard = change.topology.shard_mut("0").unwrap();
+            for entry in &mut shard.members {
+                if entry.name == *other {
+                    entry.role = Role::Primary;
+                } else if entry.name == *ahead {
+                    entry.role = Role::Replica;
+                }
+            }
+        }
+        let said = check::check(&desired, &observed, &wrong, now_ms);
+        assert!(
+            said.iter()
+                .any(|violation| violation.0.contains("holds more")),
+            "{said:?}"
+        );
+    }
 }

@@ -108,6 +108,7 @@ impl World {
         .expect("a spec");
         let status = CacheStatus {
             image: self.image.clone(),
+            topology: self.stored.clone(),
             ..CacheStatus::default()
         };
         cache.status = Some(status);
@@ -122,7 +123,10 @@ impl World {
                 ..Limits::default()
             },
         };
-        validate::cache(&cache, &context).expect("a valid spec")
+        validate::cache(&cache, &context)
+            .ok()
+            .or_else(|| validate::held(&cache, &context))
+            .expect("a valid spec, or a Cache that is there")
     }
 
     /// One tick: nodes and Kubernetes go on, clients write, the operator plans and acts once.
