@@ -203,23 +203,26 @@ impl<W: Send + Sync + 'static, S: Send + Sync + 'static> Blocked<W, S> {
         self.wakers.ring();
     }
 
-    /// Ends a wait for another reason than being served. False: it was over already.
-    fn end(&self, waiter: &Arc<Waiter<W, S>>, why: State<S>) -> bool {
-        let mut guard = self.store.lock_slots(&waiter.slots());
+    /// Ends a wait for another reason than being served. Called under the locks of its keys. False: it was over already.
+    pub fn end(&self, guard: &mut Guard<'_>, waiter: &Arc<Waiter<W, S>>, why: State<S>) -> bool {
         let mut state = waiter.state.lock();
         if !matches!(*state, State::Waiting) {
             return false;
         }
         *state = why;
         drop(state);
-        self.finish(&mut guard, waiter);
+        self.finish(guard, waiter);
         true
     }
 
-    /// `CLIENT UNBLOCK`. False: the client does not wait for a key.
-    pub fn unblock(&self, client: u64, error: bool) -> bool {
-        let waiter = self.queues.lock().by_client.get(&client).cloned();
-        waiter.is_some_and(|waiter| self.end(&waiter, State::Unblocked { error }))
+    /// What a client waits for.
+    pub fn of_client(&self, client: u64) -> Option<Arc<Waiter<W, S>>> {
+        self.queues.lock().by_client.get(&client).cloned()
+    }
+
+    fn time_out(&self, waiter: &Arc<Waiter<W, S>>) {
+        let mut guard = self.store.lock_slots(&waiter.slots());
+        self.end(&mut guard, waiter, State::TimedOut);
     }
 
     fn watch_time(self: &Arc<Self>, at: (u64, u64), client: u64) {
@@ -262,7 +265,7 @@ fn run<W: Send + Sync + 'static, S: Send + Sync + 'static>(
         if let Some(blocked) = blocked.upgrade() {
             let waiter = blocked.queues.lock().by_client.get(&client).cloned();
             if let Some(waiter) = waiter.filter(|w| w.number == number) {
-                blocked.end(&waiter, State::TimedOut);
+                blocked.time_out(&waiter);
             }
         }
         deadlines = timer.state.lock();
@@ -292,7 +295,7 @@ impl<W: Send + Sync + 'static, S: Send + Sync + 'static> Drop for Waiting<W, S> 
     fn drop(&mut self) {
         // A client that is gone waits no more.
         if self.waiter.is_waiting() {
-            self.blocked.end(&self.waiter, State::TimedOut);
+            self.blocked.time_out(&self.waiter);
         }
     }
 }

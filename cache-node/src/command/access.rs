@@ -1,11 +1,12 @@
 //! From keys to locked slots: whether this node serves them, decided under their lock.
 
-use super::errors::{CROSS_SLOT, READ_ONLY, SLOT_NOT_SERVED};
-use super::{Context, Reason, Stop};
+use super::errors::{CROSS_SLOT, READ_ONLY, SLOT_NOT_SERVED, UNDECLARED};
+use super::{Context, Reason, Session, Stop};
+use crate::node::Node;
 use crate::protocol::Args;
-use crate::store::{Guard, Point, SLOTS, SlotState};
+use crate::store::{Guard, Held, Point, SLOTS, SlotState};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     Read,
     Write,
@@ -28,7 +29,7 @@ impl<'a> Context<'a> {
             Some((known, point)) if std::ptr::eq(known, key) => point,
             _ => self.node.store.point(key),
         };
-        let guard = self.node.store.lock(point.slot);
+        let guard = self.lock(&[point.slot])?;
         self.admit(guard.slot_state(point.slot), point.slot, access)?;
         Ok((guard, point))
     }
@@ -47,7 +48,7 @@ impl<'a> Context<'a> {
         let mut slots: Vec<u16> = points.iter().map(|p| p.slot).collect();
         slots.sort_unstable();
         slots.dedup();
-        let guard = self.node.store.lock_slots(&slots);
+        let guard = self.lock(&slots)?;
         for &slot in &slots {
             self.admit(guard.slot_state(slot), slot, access)?;
         }
@@ -63,37 +64,50 @@ impl<'a> Context<'a> {
         self.lock_keys(args.from(1).iter(), access)
     }
 
-    fn want_credit(&self, access: Access) -> Result<(), Stop> {
-        if access == Access::Write && !self.node.log.has_credit() {
+    /// Locks slots, whatever their state. In a transaction or script they are locked already.
+    pub fn lock(&self, slots: &[u16]) -> Result<Guard<'a>, Stop> {
+        match &self.held {
+            None => Ok(self.node.store.lock_slots(slots)),
+            Some(held) => Self::borrow(held, |held| slots.iter().all(|&slot| held.covers(slot))),
+        }
+    }
+
+    /// Locks everything.
+    pub fn lock_all(&self) -> Result<Guard<'a>, Stop> {
+        match &self.held {
+            None => Ok(self.node.store.lock_all()),
+            Some(held) => Self::borrow(held, |held| {
+                (0..SLOTS).step_by(16).all(|slot| held.covers(slot))
+            }),
+        }
+    }
+
+    #[cold]
+    fn borrow(held: &Held<'a>, covers: impl Fn(&Held<'a>) -> bool) -> Result<Guard<'a>, Stop> {
+        let guard = if covers(held) { held.lend() } else { None };
+        guard.ok_or_else(|| UNDECLARED.into())
+    }
+
+    /// A write waits while the log cannot take more.
+    pub fn want_credit(&self, access: Access) -> Result<(), Stop> {
+        if access == Access::Write && self.held.is_none() && !self.node.log.has_credit() {
             return Err(Stop::Pending(Reason::NoCredit));
         }
         Ok(())
     }
 
-    fn admit(&self, state: SlotState, slot: u16, access: Access) -> Result<(), Stop> {
-        match (state, access) {
-            (SlotState::Serve, _) | (SlotState::WritePaused, Access::Read) => Ok(()),
-            (SlotState::WritePaused, Access::Write) => Err(Stop::Pending(Reason::SlotPaused)),
-            (SlotState::ReadOnly, Access::Read) if self.session.readonly => Ok(()),
-            _ => Err(self.moved(slot)),
-        }
+    pub fn admit(&self, state: SlotState, slot: u16, access: Access) -> Result<(), Stop> {
+        admit(self.node, self.session, (state, slot), access)
     }
 
     pub fn moved(&self, slot: u16) -> Stop {
-        let routing = self.node.cluster.routing();
-        match routing.owner(slot) {
-            // A slot that is ours by the topology and not served cannot be found elsewhere.
-            Some(owner) if !owner.myself => {
-                format!("MOVED {slot} {}:{}", owner.host, owner.port).into()
-            }
-            _ => SLOT_NOT_SERVED.into(),
-        }
+        moved(self.node, slot)
     }
 
     /// Locks everything for a command that drops all data. Gives the slots to be dropped, None: all.
     pub fn lock_for_flush(&self) -> Result<(Guard<'a>, Option<Vec<u16>>), Stop> {
         self.want_credit(Access::Write)?;
-        let guard = self.node.store.lock_all();
+        let guard = self.lock_all()?;
         let slots_in = |state| {
             (0..SLOTS)
                 .filter(|&slot| guard.slot_state(slot) == state)
@@ -108,6 +122,32 @@ impl<'a> Context<'a> {
         }
         let all = serve.len() == usize::from(SLOTS);
         Ok((guard, (!all).then_some(serve)))
+    }
+}
+
+/// Whether a slot in this state is served to a client: else why not, or what to wait for.
+pub fn admit(
+    node: &Node,
+    session: &Session,
+    (state, slot): (SlotState, u16),
+    access: Access,
+) -> Result<(), Stop> {
+    match (state, access) {
+        (SlotState::Serve, _) | (SlotState::WritePaused, Access::Read) => Ok(()),
+        (SlotState::WritePaused, Access::Write) => Err(Stop::Pending(Reason::SlotPaused)),
+        (SlotState::ReadOnly, Access::Read) if session.readonly => Ok(()),
+        _ => Err(moved(node, slot)),
+    }
+}
+
+fn moved(node: &Node, slot: u16) -> Stop {
+    let routing = node.cluster.routing();
+    match routing.owner(slot) {
+        // A slot that is ours by the topology and not served cannot be found elsewhere.
+        Some(owner) if !owner.myself => {
+            format!("MOVED {slot} {}:{}", owner.host, owner.port).into()
+        }
+        _ => SLOT_NOT_SERVED.into(),
     }
 }
 

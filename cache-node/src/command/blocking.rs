@@ -159,7 +159,7 @@ fn block(
     let mut behind = Vec::new();
     for (&p, &key) in points.iter().zip(keys) {
         // Others came first: they are served first.
-        if node.blocked.is_awaited(key) {
+        if context.held.is_none() && node.blocked.is_awaited(key) {
             guard.get_kind(p, key, wanted.kind(), now)?;
             behind.push((p, key.to_vec()));
             continue;
@@ -168,6 +168,15 @@ fn block(
             drop(guard);
             return reply_served(&mut context.reply, &wanted, served);
         }
+    }
+    if context.held.is_some() {
+        // A transaction does not wait.
+        drop(guard);
+        match wanted {
+            Wanted::Move(..) => context.reply.null(),
+            _ => context.reply.null_array(),
+        }
+        return Ok(());
     }
     let mut distinct: Vec<(Point, Vec<u8>)> = Vec::with_capacity(keys.len());
     for (&p, &key) in points.iter().zip(keys) {
@@ -348,7 +357,14 @@ pub fn unblock(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     };
     let id = crate::protocol::number::parse_i64(args.at(2)).ok_or(super::errors::NOT_INTEGER)?;
     let id = u64::try_from(id).unwrap_or(0);
-    let unblocked = context.node.blocked.unblock(id, error);
+    let unblocked = match context.node.blocked.of_client(id) {
+        None => false,
+        Some(waiter) => {
+            let mut guard = context.lock(&waiter.slots())?;
+            let why = State::Unblocked { error };
+            context.node.blocked.end(&mut guard, &waiter, why)
+        }
+    };
     context.reply.integer(i64::from(unblocked));
     Ok(())
 }

@@ -34,7 +34,7 @@ pub const COMMANDS: &[Command] = &[sub("client", -2, container)
         sub("no-evict", 3, no_evict).flags(OTHERS).doc("7.0.0", "O(1)", "Sets the client eviction mode of the connection. Connections are never evicted here."),
         sub("no-touch", 3, no_touch).flags(SELF).doc("7.2.0", "O(1)", "Controls whether commands sent by the client affect the age of accessed keys. Keys have no age here."),
         sub("reply", 3, reply).flags(SELF).doc("3.2.0", "O(1)", "Instructs the server whether to reply to commands."),
-        sub("unblock", -3, super::blocking::unblock).flags(OTHERS).doc("5.0.0", "O(log N) where N is the number of client connections", "Unblocks a client blocked by a blocking command from a different connection."),
+        sub("unblock", -3, super::blocking::unblock).flags(OTHERS.and(Flags::WHOLE)).doc("5.0.0", "O(log N) where N is the number of client connections", "Unblocks a client blocked by a blocking command from a different connection."),
         sub("getredir", 2, getredir).flags(SELF).doc("6.0.0", "O(1)", "Returns the client ID to which the connection's tracking notifications are redirected: none."),
         HELP,
     ])];

@@ -268,7 +268,7 @@ fn slot(text: &[u8]) -> Result<u16, Stop> {
 fn countkeysinslot(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     routing(context)?;
     let slot = slot(args.at(2))?;
-    let guard = context.node.store.lock(slot);
+    let guard = context.lock(&[slot])?;
     let keys = if is_shown(guard.slot_state(slot)) {
         guard.slot_len(slot)
     } else {
@@ -285,7 +285,7 @@ fn getkeysinslot(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> 
     let most = parse_i64(args.at(3)).and_then(|n| usize::try_from(n).ok());
     let most = most.ok_or("ERR Invalid number of keys")?;
     let mut keys: Vec<Vec<u8>> = Vec::new();
-    let mut guard = context.node.store.lock(slot);
+    let mut guard = context.lock(&[slot])?;
     if most > 0 && is_shown(guard.slot_state(slot)) {
         guard.walk(slot, 0, most, context.now_ms, &mut |item| {
             keys.push(item.key().to_vec())

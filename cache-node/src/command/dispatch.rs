@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::errors::{NO_AUTH, OUT_OF_MEMORY, wrong_arity};
 use super::session::ReplyMode;
 use super::table::{Entry, Flags, TABLE};
-use super::{Context, Reason, Request, Session, Stop};
+use super::{Context, Reason, Request, Session, Stop, transactions};
 use crate::metrics::stats::ThreadStats;
 use crate::node::Node;
 use crate::protocol::{Args, Output, Reply};
@@ -35,6 +35,7 @@ pub fn execute(
         Err(Stop::Error(text)) => {
             stats.unknown_commands.add(1);
             stats.errors.add(1);
+            transactions::abort(session);
             let resp3 = session.resp3;
             Reply { out, resp3 }.error(&text);
             after_reply(session, out, mark);
@@ -48,9 +49,14 @@ pub fn execute(
         .store(entry.index as u32, Ordering::Relaxed);
     let command = entry.command;
     let result = if !command.takes(args.len()) {
+        transactions::abort(session);
         Err(wrong_arity(&entry.full_name))
     } else if !session.authenticated && !command.flags.has(Flags::NO_AUTH) {
+        transactions::abort(session);
         Err(NO_AUTH.into())
+    } else if session.transaction.is_some() && !command.flags.has(Flags::UNQUEUED) {
+        let resp3 = session.resp3;
+        transactions::queue(node, session, entry, args, &mut Reply { out, resp3 })
     } else {
         let resp3 = session.resp3;
         let mut context = Context {
@@ -61,6 +67,7 @@ pub fn execute(
             now_ms,
             known: request.point.map(|point| (request.key(), point)),
             name: &entry.full_name,
+            held: None,
         };
         (command.handler)(&mut context, args)
     };

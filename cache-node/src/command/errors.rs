@@ -18,6 +18,8 @@ pub const CLUSTER_DISABLED: &str = "ERR This instance has cluster support disabl
 pub const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
 pub const NO_AUTH: &str = "NOAUTH Authentication required.";
 pub const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+pub const UNDECLARED: &str =
+    "ERR This command touches a key that its transaction or script has not declared";
 pub const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
 
 impl From<OutOfMemory> for Stop {

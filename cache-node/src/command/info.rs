@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use super::connection::{REDIS_VERSION, role_name};
-use super::scan::count_keys;
 use super::table::TABLE;
 use crate::cluster::state::{NodeState, SyncPhase};
 use crate::config::units::human;
@@ -13,7 +12,7 @@ use crate::node::{Node, now_ms};
 use crate::server::registry::{Client, flag};
 use crate::store::{STEP_BOUNDS_US, STEPS};
 
-type Section = fn(&Node, &mut Fields);
+type Section = fn(&Node, u64, &mut Fields);
 
 /// Sections by name; whether they are shown unasked.
 const SECTIONS: [(&str, Section, bool); 11] = [
@@ -41,7 +40,8 @@ impl Fields {
 }
 
 /// The text of the sections asked for, in lower case; none: the usual ones.
-pub fn info(node: &Node, asked: &[String]) -> String {
+/// `keys`: how many this node shows.
+pub fn info(node: &Node, asked: &[String], keys: u64) -> String {
     let has = |name: &str| asked.iter().any(|a| a == name);
     let every = has("all") || has("everything");
     let usual = asked.is_empty() || has("default");
@@ -52,13 +52,13 @@ pub fn info(node: &Node, asked: &[String]) -> String {
                 fields.0.push_str("\r\n");
             }
             let _ = write!(fields.0, "# {name}\r\n");
-            write(node, &mut fields);
+            write(node, keys, &mut fields);
         }
     }
     fields.0
 }
 
-fn server(node: &Node, f: &mut Fields) {
+fn server(node: &Node, _: u64, f: &mut Fields) {
     let uptime_s = now_ms().saturating_sub(node.started_at_ms) / 1000;
     f.add("redis_version", REDIS_VERSION);
     f.add("cache_node_version", env!("CARGO_PKG_VERSION"));
@@ -83,7 +83,7 @@ fn server(node: &Node, f: &mut Fields) {
     f.add("config_file", "");
 }
 
-fn clients(node: &Node, f: &mut Fields) {
+fn clients(node: &Node, _: u64, f: &mut Fields) {
     let all = node.clients.all();
     let waiting = all.iter().filter(|c| c.has(flag::PARKED)).count();
     f.add("connected_clients", all.len());
@@ -94,7 +94,7 @@ fn clients(node: &Node, f: &mut Fields) {
     f.add("blocked_clients", waiting + node.blocked.count());
 }
 
-fn memory(node: &Node, f: &mut Fields) {
+fn memory(node: &Node, _: u64, f: &mut Fields) {
     let store = node.store.stats();
     let live = node.store.live_page_bytes();
     let rss = process::resident_bytes();
@@ -130,7 +130,7 @@ fn client_bytes(node: &Node) -> u64 {
 }
 
 /// How long the store's own work held locks, in microseconds of processor time.
-fn steps(node: &Node, f: &mut Fields) {
+fn steps(node: &Node, _: u64, f: &mut Fields) {
     for (step, name) in STEPS {
         let counts = node.store.steps(step);
         let mut text = String::new();
@@ -146,13 +146,13 @@ fn steps(node: &Node, f: &mut Fields) {
     }
 }
 
-fn persistence(_: &Node, f: &mut Fields) {
+fn persistence(_: &Node, _: u64, f: &mut Fields) {
     // Data is in memory; there is nothing to load.
     f.add("loading", 0);
     f.add("aof_enabled", 0);
 }
 
-fn stats(node: &Node, f: &mut Fields) {
+fn stats(node: &Node, _: u64, f: &mut Fields) {
     let s = &node.stats;
     let (input, output) = (s.sum(|t| &t.input_bytes), s.sum(|t| &t.output_bytes));
     f.add(
@@ -192,7 +192,7 @@ pub fn link(state: &NodeState) -> &'static str {
     }
 }
 
-fn replication(node: &Node, f: &mut Fields) {
+fn replication(node: &Node, _: u64, f: &mut Fields) {
     let state = node.cluster.state();
     let routing = node.cluster.routing();
     let address = |member: &str| {
@@ -236,13 +236,13 @@ fn replication(node: &Node, f: &mut Fields) {
     f.add("repl_backlog_histlen", node.log.backlog_bytes());
 }
 
-fn cpu(_: &Node, f: &mut Fields) {
+fn cpu(_: &Node, _: u64, f: &mut Fields) {
     let (user, system) = process::cpu_seconds();
     f.add("used_cpu_sys", format_args!("{system:.6}"));
     f.add("used_cpu_user", format_args!("{user:.6}"));
 }
 
-fn commandstats(node: &Node, f: &mut Fields) {
+fn commandstats(node: &Node, _: u64, f: &mut Fields) {
     for entry in &TABLE.entries {
         let calls = node.stats.sum(|t| &t.commands[entry.index]);
         let failed = node.stats.sum(|t| &t.failed_commands[entry.index]);
@@ -255,7 +255,7 @@ fn commandstats(node: &Node, f: &mut Fields) {
     }
 }
 
-fn cluster(node: &Node, f: &mut Fields) {
+fn cluster(node: &Node, _: u64, f: &mut Fields) {
     f.add("cluster_enabled", u8::from(node.is_cluster()));
     if node.is_cluster() {
         let state = node.cluster.state();
@@ -269,8 +269,7 @@ fn cluster(node: &Node, f: &mut Fields) {
     }
 }
 
-fn keyspace(node: &Node, f: &mut Fields) {
-    let keys = count_keys(node);
+fn keyspace(node: &Node, keys: u64, f: &mut Fields) {
     if keys > 0 {
         let expires = node.store.stats().expires.min(keys);
         f.add(

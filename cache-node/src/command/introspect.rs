@@ -62,6 +62,21 @@ pub fn key_positions(spec: KeySpec, arguments: usize) -> impl Iterator<Item = us
     (first..=last).step_by(step).map(|i| i as usize)
 }
 
+/// Where its keys are among the arguments of a command; an argument that should say how many there are and does not makes it have none there.
+pub fn keys_of(command: &Command, args: Args<'_>) -> Vec<usize> {
+    let mut keys: Vec<usize> = key_positions(command.keys, args.len()).collect();
+    keys.extend(counted_keys(command, args).into_iter().flatten());
+    keys
+}
+
+/// Those that an argument counts. None: it says no such number.
+fn counted_keys(command: &Command, args: Args<'_>) -> Option<std::ops::RangeInclusive<usize>> {
+    let at = usize::from(command.key_count_at);
+    let count = args.get(at).filter(|_| at > 0).and_then(parse_i64)?;
+    let count = usize::try_from(count).ok()?;
+    (count > 0 && count < args.len() - at).then_some(at + 1..=at + count)
+}
+
 /// ACL categories, as Redis derives them.
 fn categories(command: &Command) -> Vec<&'static str> {
     let flags = command.flags;
@@ -76,6 +91,7 @@ fn categories(command: &Command) -> Vec<&'static str> {
         Group::Bitmap => names.push("@bitmap"),
         Group::HyperLogLog => names.push("@hyperloglog"),
         Group::Connection => names.push("@connection"),
+        Group::Transactions => names.push("@transaction"),
         Group::Server | Group::Cluster => {}
     }
     let by_flag = [
@@ -270,14 +286,10 @@ fn getkeys(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if !entry.command.takes(command.len()) {
         return Err("ERR Invalid number of arguments specified for command".into());
     }
-    let mut keys: Vec<usize> = key_positions(entry.command.keys, command.len()).collect();
-    if entry.command.key_count_at > 0 {
-        let at = usize::from(entry.command.key_count_at);
-        let count = parse_i64(command.at(at)).and_then(|n| usize::try_from(n).ok());
-        let count = count.filter(|&n| n > 0 && n < command.len() - at);
-        let count = count.ok_or("ERR Invalid arguments specified for command")?;
-        keys.extend(at + 1..=at + count);
+    if entry.command.key_count_at > 0 && counted_keys(entry.command, command).is_none() {
+        return Err("ERR Invalid arguments specified for command".into());
     }
+    let keys = keys_of(entry.command, command);
     context.reply.array(keys.len());
     keys.iter().for_each(|&i| context.reply.bulk(command.at(i)));
     Ok(())

@@ -75,7 +75,7 @@ pub const COMMANDS: &[Command] = &[
             "Copies the value of a key to a new key.",
         ),
     Command::new("randomkey", 1, Group::Generic, randomkey)
-        .flags(Flags::READONLY)
+        .flags(Flags::READONLY.and(Flags::WHOLE))
         .doc(
             "1.0.0",
             "O(1)",
@@ -188,7 +188,7 @@ fn randomkey(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
     let pos = random >> 16;
     let mut keys: Vec<Vec<u8>> = Vec::new();
     for slot in (first..SLOTS).chain(0..first) {
-        let mut guard = context.node.store.lock(slot);
+        let mut guard = context.lock(&[slot])?;
         if guard.slot_len(slot) == 0 || !is_shown(guard.slot_state(slot)) {
             continue;
         }

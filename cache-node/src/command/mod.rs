@@ -2,6 +2,7 @@
 
 mod access;
 mod ahead;
+mod atomic;
 mod bitmaps;
 pub mod blocking;
 mod client;
@@ -33,6 +34,7 @@ mod sort;
 mod strings;
 pub mod table;
 mod time;
+mod transactions;
 mod zcombine;
 mod zranges;
 mod zsets;
@@ -42,9 +44,11 @@ use std::borrow::Cow;
 use crate::metrics::stats::ThreadStats;
 use crate::node::Node;
 use crate::protocol::{Args, Reply};
-use crate::store::Point;
+use crate::store::{Held, Point};
 
+pub use access::Access;
 pub use ahead::{Ahead, Request};
+pub use atomic::Claim;
 pub use dispatch::{Outcome, execute};
 pub use info::info;
 pub use session::Session;
@@ -61,6 +65,8 @@ pub struct Context<'a> {
     pub known: Option<(&'a [u8], Point)>,
     /// The command's full name, for errors: `client|list`.
     pub name: &'static str,
+    /// The locks of the transaction or script that the command belongs to: it finds them locked.
+    pub held: Option<Held<'a>>,
 }
 
 /// Executes a command. A handler that answers `Pending` has changed and written nothing.

@@ -6,7 +6,7 @@ use super::{Context, Stop};
 use crate::node::now_us;
 use crate::protocol::Args;
 
-const FLUSH: Flags = Flags::WRITE.and(Flags::DANGEROUS);
+const FLUSH: Flags = Flags::WRITE.and(Flags::DANGEROUS).and(Flags::WHOLE);
 
 pub const COMMANDS: &[Command] = &[
     Command::new("flushall", -1, Group::Server, flush)
@@ -27,7 +27,12 @@ pub const COMMANDS: &[Command] = &[
         .flags(Flags::LOADING.and(Flags::STALE).and(Flags::FAST))
         .doc("2.6.0", "O(1)", "Returns the server time."),
     Command::new("info", -1, Group::Server, info)
-        .flags(Flags::LOADING.and(Flags::STALE).and(Flags::DANGEROUS))
+        .flags(
+            Flags::LOADING
+                .and(Flags::STALE)
+                .and(Flags::DANGEROUS)
+                .and(Flags::WHOLE),
+        )
         .doc(
             "1.0.0",
             "O(1)",
@@ -115,7 +120,8 @@ fn info(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         .iter()
         .map(|s| String::from_utf8_lossy(s).to_lowercase())
         .collect();
-    let text = super::info::info(context.node, &sections);
+    let keys = super::scan::count_keys(context)?;
+    let text = super::info::info(context.node, &sections, keys);
     context.reply.verbatim(&text);
     Ok(())
 }

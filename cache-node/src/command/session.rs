@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::server::registry::{Client, Labels, flag};
+use crate::store::Watches;
 
 /// Whether replies are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,6 +31,10 @@ pub struct Session {
     pub close: bool,
     /// Its command waits for a key.
     pub wait: Option<super::blocking::Wait>,
+    /// Commands since `MULTI`.
+    pub transaction: Option<Box<super::transactions::Transaction>>,
+    /// Keys since `WATCH`.
+    pub watches: Option<Box<Watches>>,
 }
 
 impl Session {
@@ -43,6 +48,8 @@ impl Session {
             skip_next: false,
             close: false,
             wait: None,
+            transaction: None,
+            watches: None,
         }
     }
 

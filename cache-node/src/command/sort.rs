@@ -13,11 +13,11 @@ use crate::store::{Guard, Kind, SlotState, Store};
 
 pub const COMMANDS: &[Command] = &[
     Command::new("sort", -2, Group::Generic, sort)
-        .flags(Flags::WRITE.and(Flags::DENYOOM).and(Flags::MOVABLE_KEYS))
+        .flags(Flags::WRITE.and(Flags::DENYOOM).and(Flags::MOVABLE_KEYS).and(Flags::WHOLE))
         .keys(1, 1, 1)
         .doc("1.0.0", "O(N+M*log(M)) where N is the number of elements in the list or set to sort, and M the number of returned elements. When the elements are not sorted, complexity is O(N).", "Sort the elements in a list, set or sorted set."),
     Command::new("sort_ro", -2, Group::Generic, sort_ro)
-        .flags(Flags::READONLY.and(Flags::MOVABLE_KEYS))
+        .flags(Flags::READONLY.and(Flags::MOVABLE_KEYS).and(Flags::WHOLE))
         .keys(1, 1, 1)
         .doc("7.0.0", "O(N+M*log(M)) where N is the number of elements in the list or set to sort, and M the number of returned elements. When the elements are not sorted, complexity is O(N).", "Sort the elements in a list, set or sorted set. Read-only variant of SORT."),
 ];
@@ -219,10 +219,8 @@ fn run(context: &mut Context<'_>, args: Args<'_>, stores: bool) -> Result<(), St
     };
     // Which keys patterns name is known only when the elements are: everything is locked for them.
     let (mut guard, points) = if options.reads_others() {
-        if access == Access::Write && !context.node.log.has_credit() {
-            return Err(Stop::Pending(super::Reason::NoCredit));
-        }
-        let guard = store.lock_all();
+        context.want_credit(access)?;
+        let guard = context.lock_all()?;
         let points = [key]
             .into_iter()
             .chain(options.store)

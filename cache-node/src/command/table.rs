@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::{
     Handler, bitmaps, blocking, client, cluster, config, connection, counters, dump, expiry,
     hashes, hyperloglog, introspect, keys, lcs, lists, object, scan, server, set, sets, sort,
-    strings, zcombine, zranges, zsets,
+    strings, transactions, zcombine, zranges, zsets,
 };
 
 /// Commands and subcommands at most: the size of the threads' counters.
@@ -34,6 +34,11 @@ impl Flags {
     pub const BLOCKING: Self = Self(1 << 13);
     /// Keys are not, or not all, where [`KeySpec`] says.
     pub const MOVABLE_KEYS: Self = Self(1 << 14);
+    pub const SKIP_SLOWLOG: Self = Self(1 << 15);
+    /// In a transaction it is executed at once. Ours alone, as is the next.
+    pub const UNQUEUED: Self = Self(1 << 16);
+    /// Locks more than its keys say: in a transaction everything is locked for it.
+    pub const WHOLE: Self = Self(1 << 17);
 
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -45,7 +50,7 @@ impl Flags {
 
     /// Names as `COMMAND` tells them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Flags, &str); 14] = [
+        const NAMES: [(Flags, &str); 15] = [
             (Flags::WRITE, "write"),
             (Flags::READONLY, "readonly"),
             (Flags::DENYOOM, "denyoom"),
@@ -60,6 +65,7 @@ impl Flags {
             (Flags::ALLOW_BUSY, "allow_busy"),
             (Flags::BLOCKING, "blocking"),
             (Flags::MOVABLE_KEYS, "movablekeys"),
+            (Flags::SKIP_SLOWLOG, "skip_slowlog"),
         ];
         NAMES
             .into_iter()
@@ -89,6 +95,7 @@ pub enum Group {
     Connection,
     Server,
     Cluster,
+    Transactions,
 }
 
 impl Group {
@@ -105,6 +112,7 @@ impl Group {
             Self::Connection => "connection",
             Self::Server => "server",
             Self::Cluster => "cluster",
+            Self::Transactions => "transactions",
         }
     }
 }
@@ -220,7 +228,7 @@ const NAME_MAX: usize = 32;
 
 impl Table {
     fn build() -> Self {
-        let families: [&'static [Command]; 25] = [
+        let families: [&'static [Command]; 26] = [
             strings::COMMANDS,
             set::COMMANDS,
             counters::COMMANDS,
@@ -240,6 +248,7 @@ impl Table {
             object::COMMANDS,
             scan::COMMANDS,
             expiry::COMMANDS,
+            transactions::COMMANDS,
             connection::COMMANDS,
             client::COMMANDS,
             server::COMMANDS,

@@ -7,8 +7,10 @@ pub mod number;
 pub mod output;
 pub mod parse;
 pub mod reply;
+pub mod words;
 
 pub use frames::Frames;
 pub use output::Output;
 pub use parse::{Args, Parser, Progress, ProtocolError};
 pub use reply::Reply;
+pub use words::Words;

@@ -100,6 +100,20 @@ impl Output {
         }
     }
 
+    /// Takes everything after the mark out, in one piece.
+    pub fn take_from(&mut self, mark: Mark) -> Vec<u8> {
+        let mut taken = Vec::new();
+        let mut from = mark.bytes;
+        for shared in self.shared.range(mark.shared..) {
+            taken.extend_from_slice(&self.bytes[from..shared.at]);
+            taken.extend_from_slice(&shared.value);
+            from = shared.at;
+        }
+        taken.extend_from_slice(&self.bytes[from..]);
+        self.truncate(mark);
+        taken
+    }
+
     /// Sends what it can with one `writev`. Gives the bytes sent.
     pub fn write_to(&mut self, to: &mut impl Write) -> io::Result<usize> {
         if self.shared.is_empty() {
@@ -225,6 +239,8 @@ mod tests {
             }
             if random.below(5) == 0 {
                 output.truncate(mark);
+            } else if random.below(5) == 0 {
+                assert!(output.take_from(mark) == fill);
             } else {
                 expected.extend_from_slice(&fill);
             }

@@ -108,6 +108,15 @@ impl Store {
         true
     }
 
+    /// Whether not even another page fits.
+    pub fn is_full(&self) -> bool {
+        let fits = self.budget.take(PAGE).is_ok();
+        if fits {
+            self.budget.give(PAGE);
+        }
+        !fits
+    }
+
     /// Whether clients waited for the pass that has ended, or was not begun as it would be in vain.
     pub fn somebody_waits(&self) -> bool {
         self.room.waiting.swap(false, Ordering::AcqRel)

@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use super::expire::Sweep;
 use super::point::SLOTS_PER_DOMAIN;
 use super::table::Table;
+use super::watch::Watchers;
 
 /// Observers of a domain's writes, as bits; a write tests the whole mask once.
 pub mod observer {
@@ -14,6 +15,11 @@ pub mod observer {
     pub const SNAPSHOT: u32 = 2;
     /// Clients that wait for keys: writes that may serve them are noted.
     pub const BLOCKED: u32 = 4;
+    /// Clients that have read keys and want to know whether they change (`WATCH`).
+    pub const WATCHED: u32 = 8;
+
+    /// Those that are told which keys change.
+    pub const KEYS: u32 = WATCHED;
 }
 
 /// What a node does with a slot. Read and changed under the lock of the slot's domain, so no write slips past a change.
@@ -45,6 +51,8 @@ pub struct Domain {
     pub expires: u32,
     /// Keys that clients wait for, each as often as they do.
     pub awaited: u32,
+    /// Who watches its keys.
+    pub watchers: Option<Box<Watchers>>,
     pub sweep: Sweep,
 }
 

@@ -110,7 +110,7 @@ impl Guard<'_> {
     /// Goes on with a domain. Whether there is more to do in it.
     fn expire_some(&mut self, domain: usize, now_ms: u64, expired: &mut Expired) -> bool {
         let now = unit_of(now_ms);
-        let mut sweep = std::mem::take(self.sweep());
+        let mut sweep = std::mem::take(self.sweep(domain));
         if (sweep.slot, sweep.segment, sweep.bucket) == (0, 0, 0) {
             // What is inserted from now on is noted again; what is there is looked at.
             self.store().dues.forget(domain);
@@ -156,7 +156,7 @@ impl Guard<'_> {
 
     /// The domain stays due until the round has come to its end.
     fn pause_sweep(&mut self, domain: usize, sweep: Sweep) -> bool {
-        *self.sweep() = sweep;
+        *self.sweep(domain) = sweep;
         self.store().dues.note(domain, 0);
         true
     }
@@ -221,7 +221,7 @@ impl Guard<'_> {
     /// Logs that an item goes, if somebody listens.
     pub(super) fn log_delete(&mut self, slot: u16, at: super::Ref) {
         let p = Point { slot, hash: 0 };
-        if self.logs(p) {
+        if self.is_observed(p) {
             let key = self.item(at).key().to_vec();
             let p = self.store().point(&key);
             self.log(p, &[b"DEL", &key]);

@@ -1,10 +1,14 @@
 //! Locked domains, and every operation on items. A `Guard`'s changes form one atomic log record, pushed before its locks are released.
 
 mod collections;
+mod held;
+mod touch;
 
 use std::cell::RefCell;
 
 pub use collections::{End, Fault};
+pub use held::Held;
+use held::Home;
 use parking_lot::MutexGuard;
 
 use super::budget::{OutOfMemory, Room};
@@ -28,7 +32,8 @@ thread_local! {
 /// One or more locked domains. Made by [`Store::lock`] and its siblings.
 pub struct Guard<'s> {
     store: &'s Store,
-    first: (usize, MutexGuard<'s, Domain>),
+    /// There until it goes home.
+    first: Option<(usize, MutexGuard<'s, Domain>)>,
     /// Further domains, ascending.
     more: Vec<(usize, MutexGuard<'s, Domain>)>,
     effects: Option<Effects>,
@@ -40,6 +45,8 @@ pub struct Guard<'s> {
     as_told: bool,
     /// What its items may take.
     room: Room,
+    /// Where its locks go when it is dropped; None: they are released.
+    home: Option<Home<'s>>,
 }
 
 impl<'s> Guard<'s> {
@@ -50,13 +57,14 @@ impl<'s> Guard<'s> {
         let first = domains.next()?;
         Some(Self {
             store,
-            first,
+            first: Some(first),
             more: domains.collect(),
             effects: None,
             garbage: Vec::new(),
             replay: false,
             as_told: false,
             room: Room::Limit,
+            home: None,
         })
     }
 
@@ -84,8 +92,10 @@ impl<'s> Guard<'s> {
     /// The domain of a slot, which must be locked.
     pub(super) fn domain(&self, slot: u16) -> &Domain {
         let wanted = domain_of(slot);
-        if self.first.0 == wanted {
-            return &self.first.1;
+        if let Some((n, domain)) = &self.first
+            && *n == wanted
+        {
+            return domain;
         }
         match self.more.binary_search_by_key(&wanted, |(n, _)| *n) {
             Ok(i) => &self.more[i].1,
@@ -93,10 +103,12 @@ impl<'s> Guard<'s> {
         }
     }
 
-    fn domain_mut(&mut self, slot: u16) -> &mut Domain {
+    pub(super) fn domain_mut(&mut self, slot: u16) -> &mut Domain {
         let wanted = domain_of(slot);
-        if self.first.0 == wanted {
-            return &mut self.first.1;
+        if let Some((n, domain)) = &mut self.first
+            && *n == wanted
+        {
+            return domain;
         }
         match self.more.binary_search_by_key(&wanted, |(n, _)| *n) {
             Ok(i) => &mut self.more[i].1,
@@ -284,7 +296,7 @@ impl<'s> Guard<'s> {
         self.drop_table(slot);
         let name = slot.to_string();
         let p = Point { slot, hash: 0 };
-        self.log(p, &[b"CACHE.FLUSHSLOT", name.as_bytes()]);
+        self.log_if(self.logs(p), p, &[b"CACHE.FLUSHSLOT", name.as_bytes()]);
     }
 
     /// Drops everything; all domains must be locked. Logs `FLUSHALL`.
@@ -304,6 +316,7 @@ impl<'s> Guard<'s> {
             return;
         }
         self.emit_slot(slot);
+        self.touched_all(slot);
         let table = std::mem::take(self.table_mut(slot));
         let expiring = table
             .refs()
@@ -546,21 +559,20 @@ impl<'s> Guard<'s> {
     }
 
     pub(super) fn each_domain(&mut self, mut f: impl FnMut(&mut Domain)) {
-        f(&mut self.first.1);
-        for (_, domain) in &mut self.more {
+        for (_, domain) in self.first.iter_mut().chain(&mut self.more) {
             f(domain);
         }
     }
 
-    /// Where the removal of expired items stands in the first locked domain.
-    pub(super) fn sweep(&mut self) -> &mut Sweep {
-        &mut self.first.1.sweep
+    /// Where the removal of expired items stands in a domain.
+    pub(super) fn sweep(&mut self, domain: usize) -> &mut Sweep {
+        &mut self.domain_mut(domain as u16 * SLOTS_PER_DOMAIN).sweep
     }
 
     fn log_set(&mut self, p: Point, key: &[u8], value: &[u8], expires_at: Option<u64>) {
         match expires_at {
             None => self.log(p, &[b"SET", key, value]),
-            Some(time) if self.logs(p) => {
+            Some(time) if self.is_observed(p) => {
                 let time = time.to_string();
                 self.log(p, &[b"SET", key, value, b"PXAT", time.as_bytes()]);
             }
@@ -572,13 +584,26 @@ impl<'s> Guard<'s> {
         self.domain(p.slot).observers & observer::LOG != 0
     }
 
+    /// Whether anybody wants to know of a change.
+    pub(super) fn is_observed(&self, p: Point) -> bool {
+        self.domain(p.slot).observers != 0
+    }
+
+    /// A key, the command's first argument, was changed: tells all observers.
     pub(super) fn log(&mut self, p: Point, command: &[&[u8]]) {
-        let logs = self.logs(p);
-        self.log_if(logs, p, command);
+        let observers = self.domain(p.slot).observers;
+        if observers == 0 {
+            return;
+        }
+        if observers & observer::KEYS != 0 {
+            self.touched(p, command[1]);
+        }
+        self.log_if(observers & observer::LOG != 0, p, command);
     }
 
     fn log_if(&mut self, logs: bool, p: Point, command: &[&[u8]]) {
-        if !logs || self.replay || self.first.1.observers & observer::LOG == 0 {
+        let first = self.first.as_ref().map_or(0, |(_, d)| d.observers);
+        if !logs || self.replay || first & observer::LOG == 0 {
             return;
         }
         self.effects
@@ -589,6 +614,9 @@ impl<'s> Guard<'s> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
+        if self.home.is_some() {
+            return self.go_home();
+        }
         if let Some(mut effects) = self.effects.take() {
             self.store.log.push(&effects);
             effects.clear();

@@ -21,6 +21,7 @@ mod snapshot;
 mod spans;
 mod steps;
 mod table;
+mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub use eviction::Evicted;
 use eviction::Eviction;
 use expire::DomainDues;
 pub use expire::Expired;
-pub use guard::{End, Fault, Guard};
+pub use guard::{End, Fault, Guard, Held};
 pub use item::{ItemRef, Kind, ValueRef};
 use pages::Pages;
 pub use pages::Ref;
@@ -55,6 +56,7 @@ use spans::Spans;
 use steps::Steps;
 pub use steps::{STEP_BOUNDS_US, STEPS, Step, StepCounts};
 use table::Table;
+pub use watch::Watches;
 
 /// Bytes of the largest value, as in Redis.
 pub const MAX_VALUE: usize = crate::limits::BULK_MAX;

@@ -10,7 +10,7 @@ use super::*;
 
 const NOW: u64 = 1_000_000;
 
-fn store(max_memory: u64) -> Arc<Store> {
+pub(crate) fn store(max_memory: u64) -> Arc<Store> {
     let options = StoreOptions {
         max_memory,
         hash_seed: 42,

@@ -9,14 +9,14 @@ use super::redis::Redis;
 use super::wire::{Client, Reply, TestNode};
 
 /// A node `m-0`, primary of the slots up to 8191, beside `o-0` with its replica `o-1` for the others.
-struct Member {
-    node: TestNode,
+pub struct Member {
+    pub node: TestNode,
     _runtime: tokio::runtime::Runtime,
     _files: tempfile::TempDir,
 }
 
 impl Member {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let files = tempfile::tempdir().unwrap();
         let password = files.path().join("password");
         std::fs::write(&password, "secret\n").unwrap();
@@ -37,12 +37,12 @@ impl Member {
         }
     }
 
-    fn push(&self, epoch: u64) {
+    pub fn push(&self, epoch: u64) {
         self.push_up_to(epoch, 8191);
     }
 
     /// The slots up to `last` are this node's.
-    fn push_up_to(&self, epoch: u64, last: u16) {
+    pub fn push_up_to(&self, epoch: u64, last: u16) {
         let data_id = &self.node.node.cluster.data_id;
         let member = |name: &str, id: &str, role: &str, port: u16| json!({"name": name, "dataID": id, "role": role, "host": format!("{name}.test"), "port": port, "controlPort": 7379});
         let topology = json!({"clusterID": "c", "epoch": epoch, "shards": [

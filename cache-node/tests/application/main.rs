@@ -8,4 +8,5 @@ mod data;
 mod generate;
 mod process;
 mod redis;
+mod transactions;
 mod wire;

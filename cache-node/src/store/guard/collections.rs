@@ -276,6 +276,10 @@ impl Guard<'_> {
 
     /// Logs what makes the item of a key as it is now.
     fn log_item(&mut self, p: Point, key: &[u8], replaces: bool) {
+        if !self.is_observed(p) {
+            return;
+        }
+        self.touched(p, key);
         if !self.logs(p) || self.replay {
             return;
         }
@@ -377,8 +381,11 @@ impl Guard<'_> {
         key: &[u8],
         words: impl Iterator<Item = Cow<'w, [u8]>>,
     ) {
-        if !self.logs(p) || self.replay {
+        if !self.is_observed(p) {
             return;
+        }
+        if !self.logs(p) || self.replay {
+            return self.touched(p, key);
         }
         let words: Vec<Cow<'_, [u8]>> = words.collect();
         let command: Vec<&[u8]> = [name, key]
