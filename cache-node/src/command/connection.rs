@@ -35,10 +35,10 @@ pub const COMMANDS: &[Command] = &[
         .flags(FAST)
         .doc("1.0.0", "O(1)", "Changes the selected database. There is database 0 only."),
     Command::new("quit", -1, Group::Connection, quit)
-        .flags(ALWAYS)
+        .flags(ALWAYS.and(Flags::UNQUEUED))
         .doc("1.0.0", "O(1)", "Closes the connection."),
     Command::new("reset", 1, Group::Connection, reset)
-        .flags(ALWAYS)
+        .flags(ALWAYS.and(Flags::UNQUEUED))
         .doc("6.2.0", "O(1)", "Resets the connection."),
     Command::new("readonly", 1, Group::Cluster, readonly)
         .flags(FAST)

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::errors::{NO_AUTH, OUT_OF_MEMORY, wrong_arity};
+use super::errors::{NO_AUTH, OUT_OF_MEMORY};
 use super::session::ReplyMode;
 use super::table::{Entry, Flags, TABLE};
 use super::{Context, Reason, Request, Session, Stop, transactions};
@@ -49,8 +49,7 @@ pub fn execute(
         .store(entry.index as u32, Ordering::Relaxed);
     let command = entry.command;
     let result = if !command.takes(args.len()) {
-        transactions::abort(session);
-        Err(wrong_arity(&entry.full_name))
+        Err(transactions::wrong_arity(session, &entry.full_name))
     } else if !session.authenticated && !command.flags.has(Flags::NO_AUTH) {
         transactions::abort(session);
         Err(NO_AUTH.into())

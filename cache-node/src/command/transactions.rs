@@ -83,6 +83,23 @@ pub fn abort(session: &mut Session) {
     }
 }
 
+/// A command with too few or too many arguments: `EXEC` itself ends the transaction by it.
+pub fn wrong_arity(session: &mut Session, name: &str) -> Stop {
+    let stop = super::errors::wrong_arity(name);
+    if name != "exec" || session.transaction.take().is_none() {
+        abort(session);
+        return stop;
+    }
+    session.watches = None;
+    match stop {
+        Stop::Error(text) => {
+            let why = text.strip_prefix("ERR ").unwrap_or(&text);
+            format!("EXECABORT Transaction discarded because of: {why}").into()
+        }
+        stop => stop,
+    }
+}
+
 /// Checks a command and puts it behind those of the transaction.
 pub fn queue(
     node: &Node,
