@@ -107,3 +107,14 @@ pub const NAME_MAX: usize = 253;
 
 /// Lines of a password file: the present password and those being rotated out; each attempt is compared with all.
 pub const PASSWORDS_MAX: usize = 16;
+
+/// Bytes of the largest value that is compressed: beyond, what compressing needs beside it would be too much at once.
+pub const COMPRESSION_VALUE_MAX: usize = 64 << 20;
+/// The highest level of zstd: those beyond take hundreds of MiB to compress one value.
+pub const COMPRESSION_LEVEL_MAX: u8 = 12;
+/// Bytes of the smallest value that is compressed, unless configured.
+pub const COMPRESSION_MIN_SIZE: u32 = 256;
+/// Bytes of a buffer for compressed values that a thread keeps.
+pub const COMPRESSION_BUFFER_KEEP: usize = 64 * 1024;
+/// Bytes of what zstd keeps for the next value of a thread.
+pub const COMPRESSION_CONTEXT_KEEP: usize = 1 << 20;

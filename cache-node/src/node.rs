@@ -92,6 +92,11 @@ impl Node {
         let store = Arc::new(Store::new(options, log.clone()).map_err(StartError::Memory)?);
         store.set_policy(config.max_memory_policy);
         store.set_max_items(config.max_items);
+        store.compression.set_method(config.compression);
+        // It is valid, so it fits.
+        store
+            .compression
+            .set_min_size(config.compression_min_size as u32);
         let wakers = Arc::new(Wakers::default());
         let control_passwords = open(&config.control_password_file)?.map(Arc::new);
         let cluster = if config.cluster {

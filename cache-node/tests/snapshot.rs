@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use cache_node::control::client::Peer;
 use cache_node::control::resp::{Reply, take_reply};
+use cache_node::store::compress::Method;
 use serde_json::Value;
 use support::*;
 
@@ -158,14 +159,31 @@ fn load(file: &[u8]) -> Contents {
 }
 
 fn primary() -> Arc<TestNode> {
+    primary_with(Method::None)
+}
+
+fn primary_with(method: Method) -> Arc<TestNode> {
     let node = Arc::new(TestNode::start("m-0-0"));
+    node.store.compression.set_method(method);
     node.push(&Topology::new(1).shard("0", ALL, &[&node]).bootstrap());
     node
 }
 
 #[test]
 fn redis_server_loads_every_kind_of_item() {
-    let node = primary();
+    loads_every_kind_of_item(&primary());
+}
+
+#[test]
+fn redis_server_loads_what_is_compressed_here() {
+    for method in [Method::Lz4, Method::Zstd { level: 3 }] {
+        let node = primary_with(method);
+        loads_every_kind_of_item(&node);
+        assert!(node.compressed() >= 10, "{method}");
+    }
+}
+
+fn loads_every_kind_of_item(node: &TestNode) {
     let later = now_ms() + 3_600_000;
     let lengths = [0, 1, 63, 64, 255, 16_383, 16_384, 70_000, 3 << 20];
     for (i, length) in lengths.into_iter().enumerate() {
@@ -183,7 +201,7 @@ fn redis_server_loads_every_kind_of_item() {
     assert!(node.try_write(b"number", Some(b"-9223372036854775808"), None));
     let expected = node.contents();
     assert!(node.try_write(b"gone", Some(b"x"), Some(now_ms() - 1)));
-    let (file, stat) = snapshot(&node, |_| {});
+    let (file, stat) = snapshot(node, |_| {});
     assert_eq!(stat["keys"], expected.len());
     assert_eq!(
         (&stat["bytes"], &stat["done"]),
@@ -201,7 +219,15 @@ fn an_empty_node_gives_an_empty_file() {
 
 #[test]
 fn writes_during_a_snapshot_are_not_in_it() {
-    let node = primary();
+    writes_are_not_in_it(&primary());
+}
+
+#[test]
+fn writes_during_a_snapshot_of_compressed_strings_are_not_in_it() {
+    writes_are_not_in_it(&primary_with(Method::Lz4));
+}
+
+fn writes_are_not_in_it(node: &TestNode) {
     // More than the walk reads ahead, so that it is far from its end when the writes come.
     for i in 0..30_000 {
         let value = format!("{i:0>700}");
@@ -209,7 +235,7 @@ fn writes_during_a_snapshot_are_not_in_it() {
     }
     let expected = node.contents();
     let mut begun = false;
-    let (file, stat) = snapshot(&node, |_| {
+    let (file, stat) = snapshot(node, |_| {
         if std::mem::replace(&mut begun, true) {
             return;
         }
@@ -226,7 +252,7 @@ fn writes_during_a_snapshot_are_not_in_it() {
     assert_eq!(stat["keys"], 30_000);
     assert_eq!(load(&file), expected);
     // The next one has the writes.
-    let (file, _) = snapshot(&node, |_| {});
+    let (file, _) = snapshot(node, |_| {});
     assert_eq!(load(&file), node.contents());
 }
 

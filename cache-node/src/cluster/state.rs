@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::role::Role;
 
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+/// Nodes from this protocol on know packed values among effects.
+pub const EFFECTS_PROTOCOL: u32 = 2;
 pub const FEATURES: [&str; 3] = ["async", "moves", "snapshotRDB"];
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

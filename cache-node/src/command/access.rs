@@ -23,6 +23,35 @@ impl<'a> Context<'a> {
         self.lock_key(key, Access::Write)
     }
 
+    /// Locks the slot of a key for changing a part of its string: a packed one is unpacked first, without the lock.
+    pub fn write_plain(&self, key: &[u8]) -> Result<(Guard<'a>, Point), Stop> {
+        let (guard, p) = self.write(key)?;
+        if !self.node.store.compression.is_used() {
+            return Ok((guard, p));
+        }
+        let Some(packed) = guard.packed(p, key) else {
+            return Ok((guard, p));
+        };
+        drop(guard);
+        let plain = packed.unpack();
+        let (mut guard, p) = self.write(key)?;
+        guard.expand(p, key, &packed, &plain)?;
+        Ok((guard, p))
+    }
+
+    /// Unpacks the strings of keys that a write is made of, one lock after the other.
+    pub fn expand<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> Result<(), Stop> {
+        let store = &self.node.store;
+        // What holds its locks already unpacks under them.
+        if !store.compression.is_used() || self.held.is_some() {
+            return Ok(());
+        }
+        for key in keys {
+            store.expand(store.point(key), key)?;
+        }
+        Ok(())
+    }
+
     fn lock_key(&self, key: &[u8], access: Access) -> Result<(Guard<'a>, Point), Stop> {
         self.want_credit(access)?;
         let point = match self.known {

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::access::Access;
 use super::errors::{NOT_INTEGER, SYNTAX};
-use super::strings::string_max;
+use super::strings::{string_max, with_value};
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
+use crate::store::compress::Value;
 
 pub const COMMANDS: &[Command] = &[
     Command::new("setbit", 4, Group::Bitmap, setbit)
@@ -66,12 +67,13 @@ fn setbit(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let on = parse_i64(args.at(3)).filter(|n| matches!(n, 0 | 1));
     let on = on.ok_or("ERR bit is not an integer or out of range")?;
     let key = args.at(1);
-    let (mut guard, p) = context.write(key)?;
+    let (mut guard, p) = context.write_plain(key)?;
     let now_ms = context.now_ms;
     let (at, shift) = place(bit);
     let value = guard.string(p, key, now_ms)?.map(|item| item.value());
-    let length = value.as_ref().map_or(0, |v| v.len());
-    let byte = value.and_then(|v| v.get(at).copied()).unwrap_or(0);
+    let value = value.as_ref().map(Value::bytes).unwrap_or_default();
+    let length = value.len();
+    let byte = value.get(at).copied().unwrap_or(0);
     let new = byte & !(1 << shift) | (on as u8) << shift;
     if new != byte || at >= length {
         guard.set_range(p, key, at, &[new], now_ms)?;
@@ -83,12 +85,11 @@ fn setbit(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 fn getbit(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let bit = offset(context, args.at(2), None)?;
     let key = args.at(1);
-    let (mut guard, p) = context.read(key)?;
+    let (guard, p) = context.read(key)?;
     let (at, shift) = place(bit);
-    let value = guard
-        .string(p, key, context.now_ms)?
-        .map(|item| item.value());
-    let byte = value.and_then(|v| v.get(at).copied()).unwrap_or(0);
+    let byte = with_value(guard, (p, key), context.now_ms, |value| {
+        value.and_then(|v| v.get(at).copied()).unwrap_or(0)
+    })?;
     context.reply.integer(i64::from(byte >> shift & 1));
     Ok(())
 }
@@ -135,6 +136,7 @@ fn bitop(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         return Err("ERR BITOP NOT must be called with a single source key.".into());
     }
     let keys: Vec<&[u8]> = args.from(2).iter().collect();
+    context.expand(keys[1..].iter().copied())?;
     let (mut guard, points) = context.lock_keys(keys.iter().copied(), Access::Write)?;
     let now_ms = context.now_ms;
     let mut values = Vec::with_capacity(keys.len() - 1);
@@ -238,12 +240,16 @@ fn find_bit(value: &[u8], on: bool, from: u64, to: u64) -> Option<u64> {
 
 fn bitcount(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
-    let (mut guard, p) = context.read(key)?;
-    let Some(item) = guard.string(p, key, context.now_ms)? else {
-        context.reply.integer(0);
-        return Ok(());
-    };
-    let value = item.value();
+    let (guard, p) = context.read(key)?;
+    let count = with_value(guard, (p, key), context.now_ms, |value| match value {
+        None => Ok(0),
+        Some(value) => count_in(value, args),
+    })??;
+    context.reply.integer(count as i64);
+    Ok(())
+}
+
+fn count_in(value: &[u8], args: Args<'_>) -> Result<u64, Stop> {
     let range = match args.len() {
         2 => bit_range(value.len(), 0, -1, false),
         4 | 5 => {
@@ -259,9 +265,7 @@ fn bitcount(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         }
         _ => return Err(SYNTAX.into()),
     };
-    let count = range.map_or(0, |(from, to)| count_bits(&value, from, to));
-    context.reply.integer(count as i64);
-    Ok(())
+    Ok(range.map_or(0, |(from, to)| count_bits(value, from, to)))
 }
 
 fn bitpos(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
@@ -271,12 +275,16 @@ fn bitpos(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         _ => return Err("ERR The bit argument must be 1 or 0.".into()),
     };
     let key = args.at(1);
-    let (mut guard, p) = context.read(key)?;
-    let Some(item) = guard.string(p, key, context.now_ms)? else {
-        context.reply.integer(if on { -1 } else { 0 });
-        return Ok(());
-    };
-    let value = item.value();
+    let (guard, p) = context.read(key)?;
+    let found = with_value(guard, (p, key), context.now_ms, |value| match value {
+        None => Ok(if on { -1 } else { 0 }),
+        Some(value) => find_in(value, on, args),
+    })??;
+    context.reply.integer(found);
+    Ok(())
+}
+
+fn find_in(value: &[u8], on: bool, args: Args<'_>) -> Result<i64, Stop> {
     let number = |i: usize| parse_i64(args.at(i)).ok_or(NOT_INTEGER);
     if args.len() > 6 {
         return Err(SYNTAX.into());
@@ -286,14 +294,13 @@ fn bitpos(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let end = if args.len() > 4 { number(4)? } else { -1 };
     let ends = args.len() > 4;
     let range = bit_range(value.len(), start, end, bits);
-    let found = range.map(|(from, to)| find_bit(&value, on, from, to));
-    context.reply.integer(match found {
+    let found = range.map(|(from, to)| find_bit(value, on, from, to));
+    Ok(match found {
         Some(Some(bit)) => bit as i64,
         // Behind the end there are zeroes, unless the end was given.
         Some(None) if !on && !ends => value.len() as i64 * 8,
         _ => -1,
-    });
-    Ok(())
+    })
 }
 
 /// The type of a field.
@@ -425,7 +432,14 @@ struct Overlay<'v> {
     changed: BTreeMap<usize, u8>,
 }
 
-impl Overlay<'_> {
+impl<'a> Overlay<'a> {
+    fn of(value: &'a [u8]) -> Self {
+        Self {
+            value,
+            changed: BTreeMap::new(),
+        }
+    }
+
     fn byte(&self, at: usize) -> u8 {
         let below = || self.value.get(at).copied().unwrap_or(0);
         self.changed.get(&at).copied().unwrap_or_else(below)
@@ -489,19 +503,21 @@ fn run(context: &mut Context<'_>, key: &[u8], operations: &[Operation]) -> Resul
     let end = writes
         .map(|o| (o.at + u64::from(o.kind.bits)).div_ceil(8) as usize)
         .max();
-    let (mut guard, p) = match end {
-        Some(_) => context.write(key)?,
-        None => context.read(key)?,
-    };
     let now_ms = context.now_ms;
-    let value = guard.string(p, key, now_ms)?.map(|item| item.value());
-    let mut overlay = Overlay {
-        value: value.as_deref().unwrap_or_default(),
-        changed: BTreeMap::new(),
+    let Some(end) = end else {
+        let (guard, p) = context.read(key)?;
+        let answers = with_value(guard, (p, key), now_ms, |value| {
+            let mut overlay = Overlay::of(value.unwrap_or_default());
+            operations.iter().map(|&o| overlay.apply(o)).collect()
+        })?;
+        reply_fields(context, answers);
+        return Ok(());
     };
-    if let Some(end) = end
-        && end > overlay.value.len()
-    {
+    let (mut guard, p) = context.write_plain(key)?;
+    let value = guard.string(p, key, now_ms)?.map(|item| item.value());
+    let bytes = value.as_ref().map(Value::bytes).unwrap_or_default();
+    let mut overlay = Overlay::of(&bytes);
+    if end > overlay.value.len() {
         overlay.changed.insert(end - 1, 0);
     }
     let answers: Vec<Option<i128>> = operations.iter().map(|&o| overlay.apply(o)).collect();
@@ -518,6 +534,11 @@ fn run(context: &mut Context<'_>, key: &[u8], operations: &[Operation]) -> Resul
     if let Some((from, bytes)) = window {
         guard.set_range(p, key, from, &bytes, now_ms)?;
     }
+    reply_fields(context, answers);
+    Ok(())
+}
+
+fn reply_fields(context: &mut Context<'_>, answers: Vec<Option<i128>>) {
     let reply = &mut context.reply;
     reply.array(answers.len());
     for answer in answers {
@@ -526,7 +547,6 @@ fn run(context: &mut Context<'_>, key: &[u8], operations: &[Operation]) -> Resul
             None => reply.null(),
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

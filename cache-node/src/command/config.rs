@@ -7,11 +7,12 @@ use super::introspect::HELP;
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop, glob};
 use crate::config::units::parse_bytes;
-use crate::limits::{BULK_MAX, INPUT_MAX, OTHER_FILES};
+use crate::limits::{BULK_MAX, COMPRESSION_VALUE_MAX, INPUT_MAX, OTHER_FILES};
 use crate::node::Node;
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
 use crate::store::PolicyKind;
+use crate::store::compress::Method;
 
 const ADMIN: Flags = Flags::ADMIN
     .and(Flags::NOSCRIPT)
@@ -100,6 +101,19 @@ const PARAMETERS: &[Parameter] = &[
         name: "cluster-enabled",
         value: |n| flag_value(n.is_cluster()),
         set: None,
+    },
+    Parameter {
+        name: "compression",
+        value: |n| n.store.compression.setting().method.to_string(),
+        set: Some(|_, text| text.parse::<Method>().map(Method::number)),
+    },
+    Parameter {
+        name: "compression-min-size",
+        value: |n| n.store.compression.setting().min_size.to_string(),
+        set: Some(|_, text| {
+            let bytes = parse_bytes(text).map_err(|_| "argument must be a memory value")?;
+            between(bytes, 1, COMPRESSION_VALUE_MAX as u64)
+        }),
     },
     Parameter {
         name: "databases",
@@ -268,6 +282,8 @@ fn put_into_force(node: &Node, name: &str, value: u64) {
         "set-max-listpack-value" => pack(&packing.set_value),
         "zset-max-listpack-entries" | "zset-max-ziplist-entries" => pack(&packing.zset_entries),
         "zset-max-listpack-value" | "zset-max-ziplist-value" => pack(&packing.zset_value),
+        "compression" => node.store.compression.set_method(Method::numbered(value)),
+        "compression-min-size" => node.store.compression.set_min_size(value as u32),
         "maxclients" => settings.max_clients.store(value as u32, Ordering::Relaxed),
         "maxmemory" => node.store.set_max_memory(value),
         "client-query-buffer-limit" => settings.input_max.store(value, Ordering::Relaxed),

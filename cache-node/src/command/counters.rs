@@ -52,10 +52,10 @@ fn decrby(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 }
 
 fn add(context: &mut Context<'_>, key: &[u8], by: i64) -> Result<(), Stop> {
-    let (mut guard, p) = context.write(key)?;
+    let (mut guard, p) = context.write_plain(key)?;
     let (value, expires_at) = match guard.string(p, key, context.now_ms)? {
         Some(item) => (
-            parse_i64(&item.value()).ok_or(NOT_INTEGER)?,
+            parse_i64(&item.value().bytes()).ok_or(NOT_INTEGER)?,
             item.expires_at(),
         ),
         None => (0, None),
@@ -75,10 +75,10 @@ fn add(context: &mut Context<'_>, key: &[u8], by: i64) -> Result<(), Stop> {
 
 fn incrbyfloat(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
-    let (mut guard, p) = context.write(key)?;
+    let (mut guard, p) = context.write_plain(key)?;
     let (value, expires_at) = match guard.string(p, key, context.now_ms)? {
         Some(item) => (
-            LongDouble::parse(&item.value()).ok_or(NOT_FLOAT)?,
+            LongDouble::parse(&item.value().bytes()).ok_or(NOT_FLOAT)?,
             item.expires_at(),
         ),
         None => (LongDouble::ZERO, None),

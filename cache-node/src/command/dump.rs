@@ -12,6 +12,7 @@ use crate::persist::rdb::{self, Checksum};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
 use crate::store::collections::{Owned, Tools, hash, list, set, zset};
+use crate::store::compress::Value;
 use crate::store::{Guard, Kind};
 
 pub const COMMANDS: &[Command] = &[
@@ -41,8 +42,12 @@ fn dump(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     };
     let (kind, view) = (item.kind(), item.view());
     let mut bytes = vec![rdb::type_of(kind)];
+    let mut packed = None;
     if kind == Kind::String {
-        rdb::write_string(&mut bytes, &item.value());
+        match item.value() {
+            Value::Plain(value) => rdb::write_string(&mut bytes, &value),
+            Value::Packed(value) => packed = Some(value.keep()),
+        }
     } else {
         rdb::write_length(&mut bytes, view.len(kind) as u64);
         for element in view.elements(kind, 0) {
@@ -50,6 +55,9 @@ fn dump(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         }
     }
     drop(guard);
+    if let Some(packed) = packed {
+        rdb::write_string(&mut bytes, &packed.unpack());
+    }
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     let mut checksum = Checksum::default();
     checksum.update(&bytes);
@@ -111,6 +119,12 @@ fn options(args: Args<'_>) -> Result<Options, Stop> {
 fn restore(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let options = options(args)?;
     let key = args.at(1);
+    let value = verified(args.at(3));
+    let loaded = value.as_ref().ok().map(|value| read_value(value));
+    let given = match &loaded {
+        Some(Ok(Loaded::String(value))) => Some(context.node.store.pack(key, value)),
+        _ => None,
+    };
     let (mut guard, points) = context.lock_keys([key].into_iter(), Access::Write)?;
     let (p, now_ms) = (points[0], context.now_ms);
     let present = guard.get(p, key, now_ms).is_some();
@@ -119,8 +133,11 @@ fn restore(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     }
     let ttl = in_range(args.at(2), i64::MIN, i64::MAX)?;
     let ttl = u64::try_from(ttl).map_err(|_| "ERR Invalid TTL value, must be >= 0")?;
-    let value = verified(args.at(3))?;
-    let loaded = read_value(value).map_err(|bad| bad.to_string())?;
+    let value = value?;
+    let loaded = match &loaded {
+        Some(loaded) => loaded.as_ref().map_err(|bad| bad.to_string())?,
+        None => return Err(BadData.to_string().into()),
+    };
     let expires_at = match (ttl, options.absolute) {
         (0, _) => None,
         (ttl, true) => Some(ttl),
@@ -131,10 +148,10 @@ fn restore(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         context.reply.ok();
         return Ok(());
     }
-    if let Loaded::String(value) = &loaded {
-        guard.set(p, key, value, expires_at)?;
+    if let Some(given) = &given {
+        guard.set_given(p, key, given, expires_at)?;
     } else {
-        let (kind, owned) = build(&guard, &loaded, value.len())?;
+        let (kind, owned) = build(&guard, loaded, value.len())?;
         guard.put_collection(p, key, kind, owned, expires_at, now_ms)?;
     }
     context.reply.ok();

@@ -10,6 +10,7 @@ use super::access::Access;
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::protocol::Args;
+use crate::store::compress::Value;
 use crate::store::{Guard, Point};
 
 pub const COMMANDS: &[Command] = &[
@@ -244,12 +245,13 @@ fn find(
     now_ms: u64,
 ) -> Result<Option<(Registers, bool)>, Stop> {
     let item = guard.string(p, key, now_ms)?;
-    item.map(|item| Registers::read(&item.value())).transpose()
+    item.map(|item| Registers::read(&item.value().bytes()))
+        .transpose()
 }
 
 fn pfadd(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
-    let (mut guard, p) = context.write(key)?;
+    let (mut guard, p) = context.write_plain(key)?;
     let now_ms = context.now_ms;
     let found = find(&mut guard, p, key, now_ms)?;
     let absent = found.is_none();
@@ -279,18 +281,26 @@ fn store(
 fn pfcount(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, points) = context.lock_all_args(args, Access::Read)?;
     let mut all = Registers::default();
+    let mut later = Vec::new();
     for (&p, key) in points.iter().zip(args.from(1).iter()) {
-        if let Some((registers, _)) = find(&mut guard, p, key, context.now_ms)? {
-            all.merge(&registers);
+        let item = guard.string(p, key, context.now_ms)?;
+        match item.map(|item| item.value()) {
+            None => {}
+            Some(Value::Plain(value)) => all.merge(&Registers::read(&value)?.0),
+            Some(Value::Packed(packed)) => later.push(packed.keep()),
         }
     }
     // The estimate is made without the lock.
     drop(guard);
+    for packed in later {
+        all.merge(&Registers::read(&packed.unpack())?.0);
+    }
     context.reply.integer(all.count() as i64);
     Ok(())
 }
 
 fn pfmerge(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    context.expand(args.from(1).iter())?;
     let (mut guard, points) = context.lock_all_args(args, Access::Write)?;
     let now_ms = context.now_ms;
     let (mut all, mut any_dense) = (Registers::default(), false);

@@ -117,6 +117,23 @@ fn memory(node: &Node, _: u64, f: &mut Fields) {
     f.add("used_memory_eviction_queues", store.policy_bytes);
     f.add("used_memory_clients", client_bytes(node));
     f.add("compaction_moved_bytes", store.moved_bytes);
+    let packed = crate::store::compress::stats();
+    f.add("compression", node.store.compression.setting().method);
+    f.add("compressed_values", packed.packed);
+    f.add("compressed_bytes_before", packed.plain_bytes);
+    f.add("compressed_bytes_after", packed.packed_bytes);
+    f.add(
+        "compression_ratio",
+        format_args!(
+            "{:.2}",
+            packed.plain_bytes.max(1) as f64 / packed.packed_bytes.max(1) as f64
+        ),
+    );
+    f.add("compression_left_plain", packed.left);
+    f.add("compression_us", packed.pack_ns / 1000);
+    f.add("decompressed_values", packed.unpacked);
+    f.add("decompressed_bytes", packed.unpacked_bytes);
+    f.add("decompression_us", packed.unpack_ns / 1000);
     f.add("maxmemory", store.max_bytes);
     f.add("maxmemory_human", human(store.max_bytes));
     f.add("maxmemory_policy", node.store.policy().name());

@@ -7,6 +7,7 @@ use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
+use crate::store::compress::{Kept, Value};
 
 pub const COMMANDS: &[Command] = &[Command::new("lcs", -3, Group::String, lcs)
     .flags(Flags::READONLY)
@@ -53,14 +54,19 @@ fn options(args: Args<'_>) -> Result<Options, Stop> {
 fn lcs(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let keys = [args.at(1), args.at(2)];
     let (mut guard, points) = context.lock_keys(keys.into_iter(), Access::Read)?;
-    let mut value = |i: usize| -> Result<Vec<u8>, Stop> {
+    let mut value = |i: usize| -> Result<(Vec<u8>, Option<Kept>), Stop> {
         let item = guard.string(points[i], keys[i], context.now_ms);
         let item = item.map_err(|_| "ERR The specified keys must contain string values")?;
-        Ok(item.map(|item| item.value().to_vec()).unwrap_or_default())
+        Ok(match item.map(|item| item.value()) {
+            None => Default::default(),
+            Some(Value::Plain(value)) => (value.to_vec(), None),
+            Some(Value::Packed(packed)) => (Vec::new(), Some(packed.keep())),
+        })
     };
-    let (a, b) = (value(0)?, value(1)?);
+    let found = [value(0)?, value(1)?];
     // The work is done on copies, without the lock.
     drop(guard);
+    let [a, b] = found.map(|(plain, packed)| packed.map_or(plain, |packed| packed.unpack()));
     let options = options(args)?;
     let cells = (a.len() as u64 + 1).saturating_mul(b.len() as u64 + 1);
     if cells.saturating_mul(4) > string_max(context) {

@@ -71,9 +71,9 @@ fn with_item(
 fn encoding(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     with_item(context, args, |context, item| {
         let encoding = match item.kind() {
-            Kind::String => match item.value() {
-                value if value.len() <= 20 && parse_i64(&value).is_some() => "int",
-                value if value.len() <= 44 => "embstr",
+            Kind::String => match item.value_len() {
+                0..=20 if parse_i64(&item.value().bytes()).is_some() => "int",
+                0..=44 => "embstr",
                 _ => "raw",
             },
             kind => item.view().encoding(kind),

@@ -2,11 +2,12 @@
 
 use super::access::Access;
 use super::errors::{SYNTAX, wrong_arity};
-use super::strings::reply_value;
+use super::strings::{reply_packed, reply_value};
 use super::table::{Command, Flags, Group};
 use super::time::{self, Unit};
 use super::{Context, Stop};
 use crate::protocol::Args;
+use crate::store::compress::Given;
 use crate::store::{Guard, Point};
 
 const WRITE: Flags = Flags::WRITE.and(Flags::DENYOOM);
@@ -111,8 +112,9 @@ fn options<'a>(args: Args<'a>, from: usize, is_set: bool) -> Result<Options<'a>,
 fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (key, value) = (args.at(1), args.at(2));
     if args.len() == 3 {
+        let given = context.node.store.pack(key, value);
         let (mut guard, p) = context.write(key)?;
-        guard.set(p, key, value, None)?;
+        guard.set_given(p, key, &given, None)?;
         drop(guard);
         context.reply.ok();
         return Ok(());
@@ -122,8 +124,10 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         Expiry::At(text, unit) => Some(time::positive(context, text, unit)?),
         _ => None,
     };
+    let given = context.node.store.pack(key, value);
     let (mut guard, p) = context.write(key)?;
     let now_ms = context.now_ms;
+    let mut packed = None;
     let present = match options.get {
         true => guard.string(p, key, now_ms)?,
         false => guard.get(p, key, now_ms),
@@ -133,7 +137,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if options.get {
         count(context, exists);
         match present {
-            Some(item) => reply_value(&mut context.reply, item.value()),
+            Some(item) => packed = reply_value(&mut context.reply, item.value()),
             None => context.reply.null(),
         }
     }
@@ -143,8 +147,10 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         Condition::IfPresent => exists,
     };
     if !wanted {
-        if !options.get {
-            context.reply.null();
+        drop(guard);
+        match options.get {
+            true => reply_packed(&mut context.reply, packed),
+            false => context.reply.null(),
         }
         return Ok(());
     }
@@ -153,9 +159,11 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     } else {
         at
     };
-    guard.set(p, key, value, expires_at)?;
-    if !options.get {
-        context.reply.ok();
+    guard.set_given(p, key, &given, expires_at)?;
+    drop(guard);
+    match options.get {
+        true => reply_packed(&mut context.reply, packed),
+        false => context.reply.ok(),
     }
     Ok(())
 }
@@ -170,10 +178,11 @@ fn count(context: &Context<'_>, hit: bool) {
 
 fn setnx(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
+    let given = context.node.store.pack(key, args.at(2));
     let (mut guard, p) = context.write(key)?;
     let absent = guard.get(p, key, context.now_ms).is_none();
     if absent {
-        guard.set(p, key, args.at(2), None)?;
+        guard.set_given(p, key, &given, None)?;
     }
     context.reply.integer(i64::from(absent));
     Ok(())
@@ -190,22 +199,27 @@ fn psetex(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 fn set_until(context: &mut Context<'_>, args: Args<'_>, unit: Unit) -> Result<(), Stop> {
     let at = time::positive(context, args.at(2), unit)?;
     let key = args.at(1);
+    let given = context.node.store.pack(key, args.at(3));
     let (mut guard, p) = context.write(key)?;
-    guard.set(p, key, args.at(3), Some(at))?;
+    guard.set_given(p, key, &given, Some(at))?;
     context.reply.ok();
     Ok(())
 }
 
 fn getset(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
+    let given = context.node.store.pack(key, args.at(2));
     let (mut guard, p) = context.write(key)?;
     let present = guard.string(p, key, context.now_ms)?;
     count(context, present.is_some());
+    let mut packed = None;
     match present {
-        Some(item) => reply_value(&mut context.reply, item.value()),
+        Some(item) => packed = reply_value(&mut context.reply, item.value()),
         None => context.reply.null(),
     }
-    guard.set(p, key, args.at(2), None)?;
+    guard.set_given(p, key, &given, None)?;
+    drop(guard);
+    reply_packed(&mut context.reply, packed);
     Ok(())
 }
 
@@ -225,13 +239,15 @@ fn getex(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         _ => None,
     };
     let had_expiry = item.expires_at().is_some();
-    reply_value(&mut context.reply, item.value());
+    let packed = reply_value(&mut context.reply, item.value());
     match (options.expiry, at) {
         (_, Some(at)) if at <= now_ms => drop(guard.remove(p, key, now_ms)),
         (_, Some(at)) => drop(guard.set_expiry(p, key, Some(at), now_ms)?),
         (Expiry::Persist, _) if had_expiry => drop(guard.set_expiry(p, key, None, now_ms)?),
         _ => {}
     }
+    drop(guard);
+    reply_packed(&mut context.reply, packed);
     Ok(())
 }
 
@@ -245,8 +261,9 @@ fn mset(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if args.len().is_multiple_of(2) {
         return Err(wrong_arity(context.name));
     }
+    let values = pack_all(context, args);
     let (mut guard, points) = context.lock_keys(pairs(args).map(|(key, _)| key), Access::Write)?;
-    set_all(context, &mut guard, &points, args)?;
+    set_all(context, &mut guard, &points, (args, &values))?;
     context.reply.ok();
     Ok(())
 }
@@ -255,15 +272,23 @@ fn msetnx(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if args.len().is_multiple_of(2) {
         return Err(wrong_arity(context.name));
     }
+    let values = pack_all(context, args);
     let (mut guard, points) = context.lock_keys(pairs(args).map(|(key, _)| key), Access::Write)?;
     let any = pairs(args)
         .zip(&points)
         .any(|((key, _), &p)| guard.get(p, key, context.now_ms).is_some());
     if !any {
-        set_all(context, &mut guard, &points, args)?;
+        set_all(context, &mut guard, &points, (args, &values))?;
     }
     context.reply.integer(i64::from(!any));
     Ok(())
+}
+
+fn pack_all<'a>(context: &Context<'_>, args: Args<'a>) -> Vec<Given<'a>> {
+    let store = &context.node.store;
+    pairs(args)
+        .map(|(key, value)| store.pack(key, value))
+        .collect()
 }
 
 /// Sets all pairs or none.
@@ -271,7 +296,7 @@ fn set_all(
     context: &Context<'_>,
     guard: &mut Guard<'_>,
     points: &[Point],
-    args: Args<'_>,
+    (args, values): (Args<'_>, &[Given<'_>]),
 ) -> Result<(), Stop> {
     /// More than an item and its part of a table take beside key and value, and a page for each.
     const EACH: u64 = 128 * 1024;
@@ -282,11 +307,11 @@ fn set_all(
     // Values as they were are kept only where the memory might not do.
     let may_fail = stats.max_bytes > 0 && stats.bytes.saturating_add(need) > stats.max_bytes;
     let mut before = Vec::new();
-    for ((key, value), &p) in pairs(args).zip(points) {
+    for (((key, _), value), &p) in pairs(args).zip(values).zip(points) {
         if may_fail {
             before.push(guard.save(p, key, context.now_ms));
         }
-        if let Err(full) = guard.set(p, key, value, None) {
+        if let Err(full) = guard.set_given(p, key, value, None) {
             guard.restore();
             // Latest first, as a key may be there twice.
             for (((key, _), &p), old) in pairs(args)

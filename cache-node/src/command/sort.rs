@@ -9,6 +9,7 @@ use super::{Context, Stop};
 use crate::protocol::number::parse_i64;
 use crate::protocol::{Args, double};
 use crate::store::collections::{Element, View, hash::Hash, list};
+use crate::store::compress::{Kept, Value};
 use crate::store::{Guard, Kind, SlotState, Store};
 
 pub const COMMANDS: &[Command] = &[
@@ -110,6 +111,21 @@ fn named<'p>(pattern: &'p [u8], element: &[u8]) -> Option<(Vec<u8>, Option<&'p [
     Some(([before, element, after].concat(), field))
 }
 
+/// What a pattern gives.
+enum Text {
+    Plain(Vec<u8>),
+    Packed(Kept),
+}
+
+impl Text {
+    fn into_vec(self) -> Vec<u8> {
+        match self {
+            Self::Plain(bytes) => bytes,
+            Self::Packed(packed) => packed.unpack(),
+        }
+    }
+}
+
 /// What a pattern gives for an element.
 fn look_up(
     guard: &Guard<'_>,
@@ -117,15 +133,21 @@ fn look_up(
     pattern: &[u8],
     element: &[u8],
     now_ms: u64,
-) -> Option<Vec<u8>> {
+) -> Option<Text> {
     if pattern == b"#" {
-        return Some(element.to_vec());
+        return Some(Text::Plain(element.to_vec()));
     }
     let (key, field) = named(pattern, element)?;
     let item = guard.peek(store.point(&key), &key, now_ms)?;
     match (item.kind(), field) {
-        (Kind::String, None) => Some(item.value().to_vec()),
-        (Kind::Hash, Some(field)) => Hash(item.view()).get(field).map(<[u8]>::to_vec),
+        (Kind::String, None) => Some(match item.value() {
+            Value::Plain(value) => Text::Plain(value.to_vec()),
+            Value::Packed(packed) => Text::Packed(packed.keep()),
+        }),
+        (Kind::Hash, Some(field)) => {
+            let value = Hash(item.view()).get(field);
+            value.map(|value| Text::Plain(value.to_vec()))
+        }
         _ => None,
     }
 }
@@ -181,7 +203,8 @@ fn sorted(
     let mut weighed = Vec::with_capacity(elements.len());
     for element in elements {
         let text = match by {
-            Some(by) => look_up(guard, store, by, &element, now_ms),
+            // The order decides which values are looked at: these are unpacked under the lock.
+            Some(by) => look_up(guard, store, by, &element, now_ms).map(Text::into_vec),
             None => Some(element.clone()),
         };
         let weight = match (alphabetic, text) {
@@ -247,10 +270,10 @@ fn run(context: &mut Context<'_>, args: Args<'_>, stores: bool) -> Result<(), St
     let sorted = sorted(&guard, store, found, kind, &options, now_ms)?;
     let (from, to) = options.range(sorted.len());
     let chosen = &sorted[from..to];
-    let mut results: Vec<Option<Vec<u8>>> = Vec::new();
+    let mut results: Vec<Option<Text>> = Vec::new();
     for element in chosen {
         if options.get.is_empty() {
-            results.push(Some(element.clone()));
+            results.push(Some(Text::Plain(element.clone())));
         }
         for pattern in &options.get {
             results.push(look_up(&guard, store, pattern, element, now_ms));
@@ -261,13 +284,16 @@ fn run(context: &mut Context<'_>, args: Args<'_>, stores: bool) -> Result<(), St
         context.reply.array(results.len());
         for result in results {
             match result {
-                Some(bytes) => context.reply.bulk(&bytes),
+                Some(text) => context.reply.bulk(&text.into_vec()),
                 None => context.reply.null(),
             }
         }
         return Ok(());
     };
-    let results: Vec<Vec<u8>> = results.into_iter().map(Option::unwrap_or_default).collect();
+    let results: Vec<Vec<u8>> = results
+        .into_iter()
+        .map(|result| result.map(Text::into_vec).unwrap_or_default())
+        .collect();
     let bytes = results.iter().map(|r| r.len() + 32).sum();
     let (owned, ()) = guard.build(bytes, |owned, tools| {
         for (i, result) in results.iter().enumerate() {

@@ -6,7 +6,8 @@ use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::protocol::number::parse_i64;
 use crate::protocol::{Args, Reply};
-use crate::store::{Kind, ValueRef};
+use crate::store::compress::{Kept, Value};
+use crate::store::{BIG_VALUE, Guard, Kind, Point, SharedValue, ValueRef};
 
 const READ: Flags = Flags::READONLY;
 
@@ -45,12 +46,40 @@ pub const COMMANDS: &[Command] = &[
         .doc("2.2.0", "O(N) where N is the length of the value.", "Overwrites a part of a string value with another by an offset. Creates the key if it doesn't exist."),
 ];
 
-/// Writes a value: copied when it is small, else by reference.
-pub fn reply_value(reply: &mut Reply<'_>, value: ValueRef<'_>) {
+/// Writes a value: copied when it is small, else by reference. A packed one is given back, for [`reply_packed`] when its lock is gone.
+#[must_use]
+pub fn reply_value(reply: &mut Reply<'_>, value: Value<'_>) -> Option<Kept> {
     match value {
-        ValueRef::Inline(bytes) => reply.bulk(bytes),
-        ValueRef::Shared(bytes) => reply.bulk_shared(bytes.into()),
+        Value::Plain(ValueRef::Inline(bytes)) => reply.bulk(bytes),
+        Value::Plain(ValueRef::Shared(bytes)) => reply.bulk_shared(bytes.into()),
+        Value::Packed(packed) => return Some(packed.keep()),
     }
+    None
+}
+
+/// Unpacks a value into the reply.
+pub fn reply_packed(reply: &mut Reply<'_>, packed: Option<Kept>) {
+    let Some(packed) = packed else { return };
+    match packed.plain_len() {
+        large if large >= BIG_VALUE => reply.bulk_shared(packed.unpack().into()),
+        small => reply.bulk_filled(small, |to| packed.unpack_into(to)),
+    }
+}
+
+/// Does something with a string's bytes: under its lock, or if they are packed without.
+pub fn with_value<R>(
+    mut guard: Guard<'_>,
+    (p, key): (Point, &[u8]),
+    now_ms: u64,
+    f: impl FnOnce(Option<&[u8]>) -> R,
+) -> Result<R, Stop> {
+    let packed = match guard.string(p, key, now_ms)?.map(|item| item.value()) {
+        None => return Ok(f(None)),
+        Some(Value::Plain(value)) => return Ok(f(Some(&value))),
+        Some(Value::Packed(packed)) => packed.keep(),
+    };
+    drop(guard);
+    Ok(f(Some(&packed.unpack())))
 }
 
 fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
@@ -58,8 +87,10 @@ fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, p) = context.read(key)?;
     match guard.string(p, key, context.now_ms)? {
         Some(item) => {
-            reply_value(&mut context.reply, item.value());
+            let packed = reply_value(&mut context.reply, item.value());
             context.stats.hits.add(1);
+            drop(guard);
+            reply_packed(&mut context.reply, packed);
         }
         None => {
             context.reply.null();
@@ -73,13 +104,27 @@ fn mget(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, points) = context.lock_all_args(args, Access::Read)?;
     context.reply.array(points.len());
     let mut hits = 0;
+    // From the first packed value on, what is found is kept until the locks are gone.
+    let mut later: Vec<Option<Found>> = Vec::new();
     for (key, &p) in args.from(1).iter().zip(&points) {
-        match guard.get(p, key, context.now_ms) {
-            Some(item) if item.kind() == Kind::String => {
-                reply_value(&mut context.reply, item.value());
-                hits += 1;
+        let item = guard.get(p, key, context.now_ms);
+        let value = item.filter(|item| item.kind() == Kind::String);
+        hits += u64::from(value.is_some());
+        match value.map(|item| item.value()) {
+            None if later.is_empty() => context.reply.null(),
+            Some(Value::Plain(value)) if later.is_empty() => {
+                let _ = reply_value(&mut context.reply, Value::Plain(value));
             }
-            _ => context.reply.null(),
+            value => later.push(value.map(Found::keep)),
+        }
+    }
+    drop(guard);
+    for found in later {
+        match found {
+            None => context.reply.null(),
+            Some(Found::Small(bytes)) => context.reply.bulk(&bytes),
+            Some(Found::Large(bytes)) => context.reply.bulk_shared(bytes.into()),
+            Some(Found::Packed(packed)) => reply_packed(&mut context.reply, Some(packed)),
         }
     }
     context.stats.hits.add(hits);
@@ -87,14 +132,33 @@ fn mget(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
+/// A value that outlives its lock.
+enum Found {
+    Small(Vec<u8>),
+    Large(SharedValue),
+    Packed(Kept),
+}
+
+impl Found {
+    fn keep(value: Value<'_>) -> Self {
+        match value {
+            Value::Plain(ValueRef::Inline(bytes)) => Self::Small(bytes.to_vec()),
+            Value::Plain(ValueRef::Shared(bytes)) => Self::Large(bytes),
+            Value::Packed(packed) => Self::Packed(packed.keep()),
+        }
+    }
+}
+
 fn getdel(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.write(key)?;
     match guard.string(p, key, context.now_ms)? {
         Some(item) => {
-            reply_value(&mut context.reply, item.value());
+            let packed = reply_value(&mut context.reply, item.value());
             context.stats.hits.add(1);
             guard.remove(p, key, context.now_ms);
+            drop(guard);
+            reply_packed(&mut context.reply, packed);
         }
         None => {
             context.reply.null();
@@ -122,7 +186,7 @@ pub fn string_max(context: &Context<'_>) -> u64 {
 
 fn append(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (key, suffix) = (args.at(1), args.at(2));
-    let (mut guard, p) = context.write(key)?;
+    let (mut guard, p) = context.write_plain(key)?;
     let present = guard
         .string(p, key, context.now_ms)?
         .map_or(0, |item| item.value_len());
@@ -155,22 +219,20 @@ fn getrange(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let start = parse_i64(args.at(2)).ok_or(NOT_INTEGER)?;
     let end = parse_i64(args.at(3)).ok_or(NOT_INTEGER)?;
     let key = args.at(1);
-    let (mut guard, p) = context.read(key)?;
-    let value = guard
-        .string(p, key, context.now_ms)?
-        .map(|item| item.value());
-    let part = value
-        .as_deref()
-        .and_then(|value| range(value.len(), start, end).map(|(from, to)| &value[from..to]));
-    context.reply.bulk(part.unwrap_or_default());
-    Ok(())
+    let (guard, p) = context.read(key)?;
+    let reply = &mut context.reply;
+    with_value(guard, (p, key), context.now_ms, |value| {
+        let part = value
+            .and_then(|value| range(value.len(), start, end).map(|(from, to)| &value[from..to]));
+        reply.bulk(part.unwrap_or_default());
+    })
 }
 
 fn setrange(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let offset = parse_i64(args.at(2)).ok_or(NOT_INTEGER)?;
     let offset = u64::try_from(offset).map_err(|_| "ERR offset is out of range")?;
     let (key, bytes) = (args.at(1), args.at(3));
-    let (mut guard, p) = context.write(key)?;
+    let (mut guard, p) = context.write_plain(key)?;
     if bytes.is_empty() {
         let length = guard
             .string(p, key, context.now_ms)?

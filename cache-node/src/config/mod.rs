@@ -12,9 +12,11 @@ use clap::{Parser, ValueEnum};
 use thiserror::Error;
 
 use crate::limits::{
-    CLIENTS_MAX, LOG_BACKLOG, LOG_BACKLOG_MIN, LOG_BACKLOG_SHARE, LOG_BACKLOG_SMALL, THREADS_MAX,
+    CLIENTS_MAX, COMPRESSION_MIN_SIZE, COMPRESSION_VALUE_MAX, LOG_BACKLOG, LOG_BACKLOG_MIN,
+    LOG_BACKLOG_SHARE, LOG_BACKLOG_SMALL, THREADS_MAX,
 };
 use crate::store::PolicyKind;
+use crate::store::compress::Method;
 use units::parse_bytes;
 
 const EXAMPLES: &str = "\
@@ -75,6 +77,20 @@ pub struct Config {
         value_name = "COUNT"
     )]
     pub max_items: u64,
+
+    /// How strings are compressed in memory: none, lz4, zstd, or zstd:<level> with a level from 1 to 12. One that does not become an eighth
+    /// shorter is kept as it is.
+    #[arg(
+        long,
+        env = "CACHE_NODE_COMPRESSION",
+        default_value = "none",
+        value_name = "METHOD"
+    )]
+    pub compression: Method,
+
+    /// Bytes of the smallest string that --compression compresses.
+    #[arg(long, env = "CACHE_NODE_COMPRESSION_MIN_SIZE", default_value_t = u64::from(COMPRESSION_MIN_SIZE), value_parser = parse_bytes, value_name = "SIZE")]
+    pub compression_min_size: u64,
 
     /// Connections at most.
     #[arg(long, env = "CACHE_NODE_MAX_CLIENTS", default_value_t = CLIENTS_MAX, value_name = "COUNT")]
@@ -191,6 +207,8 @@ impl Config {
             max_memory: 0,
             max_memory_policy: PolicyKind::NoEviction,
             max_items: 0,
+            compression: Method::None,
+            compression_min_size: COMPRESSION_MIN_SIZE.into(),
             max_clients: CLIENTS_MAX,
             data_dir: None,
             password_file: None,
@@ -269,6 +287,14 @@ impl Config {
         }
         if self.max_clients == 0 {
             return invalid("max-clients", 0, "give at least 1");
+        }
+        let least_and_most = 1..=COMPRESSION_VALUE_MAX as u64;
+        if !least_and_most.contains(&self.compression_min_size) {
+            return invalid(
+                "compression-min-size",
+                self.compression_min_size,
+                format!("give 1 to {COMPRESSION_VALUE_MAX} bytes"),
+            );
         }
         if let Some(bytes) = self.log_backlog
             && bytes < LOG_BACKLOG_MIN

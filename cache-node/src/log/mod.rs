@@ -10,7 +10,7 @@ mod merger;
 mod walk;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -57,6 +57,17 @@ pub(crate) struct Shared {
     /// Tickets below are merged.
     merged: watch::Sender<u64>,
     walks: walk::Walks,
+    /// Followers of before protocol 2.
+    old_followers: AtomicUsize,
+}
+
+/// While it lives, nothing is logged or copied that nodes of before protocol 2 do not know.
+pub struct OldFollower(Arc<Shared>);
+
+impl Drop for OldFollower {
+    fn drop(&mut self) {
+        self.0.old_followers.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Log {
@@ -71,6 +82,7 @@ impl Log {
                 end: watch::Sender::new(0),
                 merged: watch::Sender::new(0),
                 walks: walk::Walks::new(backlog_bytes),
+                old_followers: AtomicUsize::new(0),
             }),
             credit: LOG_CREDIT.min(backlog_bytes.max(ROOM_MIN)),
             merger: Mutex::new(None),
@@ -108,6 +120,18 @@ impl Log {
         let end = backlog.end() + 1;
         backlog.reset(end);
         self.shared.end.send_replace(end);
+    }
+
+    /// Makes room for a follower of before protocol 2. When this returns, every later write is logged in words that it knows.
+    pub fn admit_old_follower(&self, store: &Store) -> OldFollower {
+        self.shared.old_followers.fetch_add(1, Ordering::AcqRel);
+        store.pass_locks();
+        OldFollower(self.shared.clone())
+    }
+
+    /// Whether all followers know the effects of protocol 2.
+    pub fn followers_are_current(&self) -> bool {
+        self.shared.old_followers.load(Ordering::Acquire) == 0
     }
 
     pub fn is_active(&self) -> bool {

@@ -350,10 +350,11 @@ impl WalkConsumer {
         let mut items = 0;
         let mut big = Vec::new();
         let mut guard = store.lock(slot);
+        let packed = self.shared.old_followers.load(Ordering::Acquire) == 0;
         let next = guard.walk(slot, pos, ITEMS, now_ms, &mut |item| {
             match Frozen::of(item) {
                 Some(frozen) => big.push(Box::new(frozen)),
-                None => write_item(commands, item),
+                None => write_item(commands, item, packed),
             }
             items += 1;
         });

@@ -69,6 +69,7 @@ pub fn text(node: &Node) -> String {
     process_metrics(node, &mut t);
     commands(node, &mut t);
     data(node, &mut t);
+    compression(&mut t);
     connections(node, &mut t);
     replication(node, &mut t);
     t.0
@@ -109,6 +110,51 @@ fn process_metrics(node: &Node, t: &mut Text) {
         "cache_node_threads",
         "Server threads.",
         node.config.threads(),
+    );
+}
+
+fn compression(t: &mut Text) {
+    let stats = crate::store::compress::stats();
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    t.counter(
+        "cache_node_compressed_values_total",
+        "Strings that were compressed to be stored.",
+        stats.packed,
+    );
+    t.counter(
+        "cache_node_compressed_plain_bytes_total",
+        "Their bytes before.",
+        stats.plain_bytes,
+    );
+    t.counter(
+        "cache_node_compressed_stored_bytes_total",
+        "Their bytes after.",
+        stats.packed_bytes,
+    );
+    t.counter(
+        "cache_node_compression_left_total",
+        "Strings that did not become an eighth shorter and stayed as they were.",
+        stats.left,
+    );
+    t.counter(
+        "cache_node_compression_seconds_total",
+        "Time spent on compressing, also those that stayed.",
+        seconds(stats.pack_ns),
+    );
+    t.counter(
+        "cache_node_decompressed_values_total",
+        "Strings that were decompressed.",
+        stats.unpacked,
+    );
+    t.counter(
+        "cache_node_decompressed_bytes_total",
+        "Bytes that decompressing made.",
+        stats.unpacked_bytes,
+    );
+    t.counter(
+        "cache_node_decompression_seconds_total",
+        "Time spent on decompressing.",
+        seconds(stats.unpack_ns),
     );
 }
 

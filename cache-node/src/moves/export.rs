@@ -12,10 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{GIVES_UP, ImportRequest};
-use crate::cluster::state::{MovePhase, MoveState, PROTOCOL};
+use crate::cluster::state::{EFFECTS_PROTOCOL, MovePhase, MoveState, PROTOCOL};
 use crate::cluster::topology::{Member, Move};
 use crate::cluster::{Cluster, now_ms};
 use crate::control::client::Peer;
+use crate::control::resp::Reply;
 use crate::log::{SlotSet, WalkConsumer, WalkEvent};
 use crate::replicate::Begin;
 use crate::replicate::frame::{Frame, FrameReader, FrameWriter, kind, silent, unexpected};
@@ -167,11 +168,14 @@ async fn session(
     };
     let request = serde_json::to_vec(&request).map_err(io::Error::other)?;
     // The destination drops what it has in the slots before it answers.
-    peer.ask_within(
-        &[b"CACHE.NODE", b"IMPORT", &request],
-        Duration::from_secs(60),
-    )
-    .await?;
+    let answer = peer
+        .ask_within(
+            &[b"CACHE.NODE", b"IMPORT", &request],
+            Duration::from_secs(60),
+        )
+        .await?;
+    let _old = (protocol_of(&answer) < EFFECTS_PROTOCOL)
+        .then(|| cluster.log.admit_old_follower(&cluster.store));
     let (stream, buffer) = peer.into_parts();
     let (input, output) = stream.into_split();
     let mut input = FrameReader::new(input, buffer);
@@ -230,6 +234,15 @@ async fn session(
         outcome = export.run(input, commands) => outcome,
         never = copy => never,
     }
+}
+
+/// The protocol that a destination speaks: it follows the `OK`, from protocol 2 on.
+fn protocol_of(answer: &Reply) -> u32 {
+    match answer {
+        Reply::Simple(text) => text.strip_prefix("OK ").and_then(|n| n.parse().ok()),
+        _ => None,
+    }
+    .unwrap_or(1)
 }
 
 /// Takes the topology by which the destination owns the slots. That ends this task, so it is done in another.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{GIVES_UP, ImportRequest};
 use crate::cluster::role::Role;
-use crate::cluster::state::{ImportState, MovePhase};
+use crate::cluster::state::{ImportState, MovePhase, PROTOCOL};
 use crate::cluster::topology::slot_set;
 use crate::cluster::{Cluster, Import, slots};
 use crate::log::SlotSet;
@@ -47,14 +47,14 @@ where
     let session = match begin(&cluster, &request).await {
         Ok(Begun::Import(session)) => session,
         Ok(Begun::Owned(json)) => {
-            out.write(b"+OK\r\n").await?;
+            out.write(format!("+OK {PROTOCOL}\r\n").as_bytes()).await?;
             out.send(kind::OWNED, &[json.as_bytes()]).await?;
             return hang_up(input).await;
         }
         Err(why) => return out.write(format!("-{why}\r\n").as_bytes()).await,
     };
     session.drop_old_data().await;
-    out.write(b"+OK\r\n").await?;
+    out.write(format!("+OK {PROTOCOL}\r\n").as_bytes()).await?;
     tracing::info!(id = request.id, from = request.from, "importing slots");
     let mut importer = Importer {
         session,

@@ -14,6 +14,7 @@ use crate::cluster::{Cluster, now_ms};
 use crate::limits::{SNAPSHOT_BUFFER, SNAPSHOT_BUFFER_MAX, SNAPSHOT_CHUNK};
 use crate::log::{Position, SlotSet};
 use crate::store::collections::copy::Frozen;
+use crate::store::compress::{Kept, Value};
 use crate::store::{
     ItemRef, Kind, SLOTS, SharedValue, SlotState, SnapshotSink, SnapshotWalk, ValueRef,
 };
@@ -34,6 +35,8 @@ enum Piece {
     Own(Vec<u8>),
     /// A big value, shared with the store.
     Shared(SharedValue),
+    /// A value that is unpacked by the reader.
+    Packed(Kept),
     /// The elements of a big collection: written by the reader, outside of any lock.
     Frozen(Box<Frozen>),
 }
@@ -108,11 +111,19 @@ impl SnapshotSink for Shared {
             write_item(last, item);
             bytes = last.len() - before;
         }
-        if let ValueRef::Shared(value) = item.value()
-            && item.kind() == Kind::String
-        {
-            bytes += value.len();
-            buffer.pieces.push_back(Piece::Shared(value));
+        if item.kind() == Kind::String {
+            match item.value() {
+                Value::Plain(ValueRef::Shared(value)) => {
+                    bytes += value.len();
+                    buffer.pieces.push_back(Piece::Shared(value));
+                }
+                Value::Packed(value) => {
+                    let value = value.keep();
+                    bytes += value.packed().len();
+                    buffer.pieces.push_back(Piece::Packed(value));
+                }
+                Value::Plain(ValueRef::Inline(_)) => {}
+            }
         }
         if let Some(frozen) = Frozen::of(item) {
             bytes += frozen.bytes();
@@ -123,7 +134,7 @@ impl SnapshotSink for Shared {
     }
 }
 
-/// Writes an item, but for what follows it in a piece of its own: a big value, the elements of a big collection.
+/// Writes an item, but for what follows it in a piece of its own: a big or packed value, the elements of a big collection.
 fn write_item(to: &mut Vec<u8>, item: ItemRef<'_>) {
     let (kind, view) = (item.kind(), item.view());
     let length = match kind {
@@ -132,7 +143,7 @@ fn write_item(to: &mut Vec<u8>, item: ItemRef<'_>) {
     };
     rdb::write_entry_head(to, item.key(), kind, length, item.expires_at());
     if kind == Kind::String {
-        if let ValueRef::Inline(value) = item.value() {
+        if let Value::Plain(ValueRef::Inline(value)) = item.value() {
             to.extend_from_slice(value);
         }
     } else if item.object().is_none() {
@@ -324,6 +335,22 @@ impl Snapshot {
         while chunk.len() < SNAPSHOT_CHUNK {
             let piece = match buffer.pieces.front() {
                 None => break,
+                Some(Piece::Packed(_)) => {
+                    let Some(Piece::Packed(packed)) = buffer.pieces.pop_front() else {
+                        break;
+                    };
+                    // Writers put what they change into the buffer: it is not kept locked meanwhile. They add to its other end.
+                    drop(buffer);
+                    let plain = packed.unpack();
+                    buffer = self.shared.buffer.lock();
+                    if let Some(why) = &buffer.failed {
+                        return Err(why.clone());
+                    }
+                    buffer.bytes += plain.len();
+                    buffer.bytes -= packed.packed().len();
+                    buffer.pieces.push_front(Piece::Own(plain));
+                    continue;
+                }
                 Some(Piece::Own(bytes)) => &bytes[..],
                 Some(Piece::Shared(bytes)) => &bytes[..],
                 Some(Piece::Frozen(_)) => {

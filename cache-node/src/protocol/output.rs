@@ -71,6 +71,20 @@ impl Output {
         self.pending += size;
     }
 
+    /// Adds a bulk string of so many bytes, which `fill` writes.
+    pub fn push_filled(&mut self, length: usize, fill: impl FnOnce(&mut [u8])) {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(length).as_bytes();
+        self.pending += 1 + digits.len() + 2 + length + 2;
+        self.bytes.push(b'$');
+        self.bytes.extend_from_slice(digits);
+        self.bytes.extend_from_slice(b"\r\n");
+        let at = self.bytes.len();
+        self.bytes.resize(at + length, 0);
+        fill(&mut self.bytes[at..]);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
     /// Adds a value without copying it.
     pub fn push_shared(&mut self, value: Bytes) {
         if value.is_empty() {

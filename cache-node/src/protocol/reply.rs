@@ -53,6 +53,11 @@ impl Reply<'_> {
         self.bulk(text.as_bytes());
     }
 
+    /// A bulk string of so many bytes, which `fill` writes.
+    pub fn bulk_filled(&mut self, length: usize, fill: impl FnOnce(&mut [u8])) {
+        self.out.push_filled(length, fill);
+    }
+
     /// A bulk string that is sent without being copied.
     pub fn bulk_shared(&mut self, value: Bytes) {
         self.head(b'$', value.len());

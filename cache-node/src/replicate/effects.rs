@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use crate::limits::ARGS_MAX;
+use crate::store::compress::Sound;
 use crate::store::{End, Fault, Guard, OutOfMemory, Point, SLOTS, SlotState, Store};
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -86,6 +87,12 @@ fn number(text: &[u8]) -> Result<u64, EffectError> {
 #[derive(Debug)]
 enum Parsed<'a> {
     Key(Point, Args<'a>),
+    Packed {
+        p: Point,
+        key: &'a [u8],
+        value: Sound<'a>,
+        expires_at: Option<u64>,
+    },
     FlushSlot(u16),
     FlushAll,
 }
@@ -93,7 +100,7 @@ enum Parsed<'a> {
 impl Parsed<'_> {
     fn slot(&self) -> Option<u16> {
         match self {
-            Self::Key(p, _) => Some(p.slot),
+            Self::Key(p, _) | Self::Packed { p, .. } => Some(p.slot),
             Self::FlushSlot(slot) => Some(*slot),
             Self::FlushAll => None,
         }
@@ -114,11 +121,31 @@ fn parse<'a>(store: &Store, args: Args<'a>) -> Result<Parsed<'a>, EffectError> {
             slot.map(Parsed::FlushSlot)
                 .ok_or(EffectError::Damaged("slot"))
         }
-        b"SET" | b"APPEND" | b"SETRANGE" | b"DEL" | b"PEXPIREAT" | b"PERSIST" | b"HSET"
-        | b"HDEL" | b"SADD" | b"SREM" | b"LPUSH" | b"RPUSH" | b"LPOP" | b"RPOP" | b"LSET"
-        | b"LTRIM" | b"LINSERT" | b"LREM" | b"ZADD" | b"ZREM" => {
-            Ok(Parsed::Key(store.point(arg(1)?), args))
+        b"CACHE.SETPACKED" => {
+            // Unpacked once here, without a lock: what items hold always unpacks.
+            let value = Sound::check(arg(2)?).ok_or(EffectError::Damaged("packed value"))?;
+            let expires_at = match &args[3..] {
+                [] => None,
+                [b"PXAT", time] => Some(number(time)?),
+                _ => return Err(EffectError::Damaged("words after a packed value")),
+            };
+            Ok(Parsed::Packed {
+                p: store.point(args[1]),
+                key: args[1],
+                value,
+                expires_at,
+            })
         }
+        b"APPEND" | b"SETRANGE" => {
+            let key = arg(1)?;
+            let p = store.point(key);
+            // Best done without a lock; what memory lacks here it will lack when the effect is applied.
+            let _ = store.expand(p, key);
+            Ok(Parsed::Key(p, args))
+        }
+        b"SET" | b"DEL" | b"PEXPIREAT" | b"PERSIST" | b"HSET" | b"HDEL" | b"SADD" | b"SREM"
+        | b"LPUSH" | b"RPUSH" | b"LPOP" | b"RPOP" | b"LSET" | b"LTRIM" | b"LINSERT" | b"LREM"
+        | b"ZADD" | b"ZREM" => Ok(Parsed::Key(store.point(arg(1)?), args)),
         other => Err(EffectError::Unknown(
             String::from_utf8_lossy(other).into_owned(),
         )),
@@ -180,6 +207,16 @@ pub fn apply_copied(store: &Store, mut bytes: &[u8], source: Source) -> Result<u
             applied += 1;
             continue;
         };
+        // All are read before the lock is taken.
+        let mut group = vec![first];
+        while group.len() < TOGETHER && !bytes.is_empty() {
+            let next = parse(store, take(&mut bytes)?)?;
+            if next.slot() != Some(slot) {
+                ahead = Some(next);
+                break;
+            }
+            group.push(next);
+        }
         let mut guard = store.lock(slot);
         match source {
             Source::Primary => guard.replay(),
@@ -188,18 +225,8 @@ pub fn apply_copied(store: &Store, mut bytes: &[u8], source: Source) -> Result<u
             }
             Source::Move => guard.import(),
         }
-        apply(&mut guard, &first)?;
-        applied += 1;
-        for _ in 1..TOGETHER {
-            if bytes.is_empty() {
-                break;
-            }
-            let next = parse(store, take(&mut bytes)?)?;
-            if next.slot() != Some(slot) {
-                ahead = Some(next);
-                break;
-            }
-            apply(&mut guard, &next)?;
+        for effect in &group {
+            apply(&mut guard, effect)?;
             applied += 1;
         }
     }
@@ -217,6 +244,12 @@ fn apply(guard: &mut Guard<'_>, effect: &Parsed<'_>) -> Result<(), EffectError> 
             guard.clear_slot(*slot);
             return Ok(());
         }
+        Parsed::Packed {
+            p,
+            key,
+            value,
+            expires_at,
+        } => return Ok(guard.set_packed(*p, key, *value, *expires_at)?),
         Parsed::Key(p, args) => (*p, args),
     };
     let key = args[1];
@@ -341,7 +374,7 @@ mod tests {
         let mut guard = store.lock(p.slot);
         let item = guard.get(p, key.as_bytes(), 0)?;
         Some((
-            String::from_utf8_lossy(&item.value()).into_owned(),
+            String::from_utf8_lossy(&item.value().bytes()).into_owned(),
             item.expires_at(),
         ))
     }

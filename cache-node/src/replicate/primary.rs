@@ -14,8 +14,9 @@ use super::frame::{FrameReader, FrameWriter, kind, unexpected};
 use super::history::History;
 use super::{Begin, SyncRequest};
 use crate::cluster::role::Role;
+use crate::cluster::state::EFFECTS_PROTOCOL;
 use crate::cluster::{Cluster, ReplicaProgress, now_ms};
-use crate::log::{LogReader, Position, SlotSet, WalkConsumer, WalkEvent};
+use crate::log::{LogReader, OldFollower, Position, SlotSet, WalkConsumer, WalkEvent};
 
 /// A replica that says nothing for so long is gone: writers may be waiting for it. It says something every second.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ struct Session {
     ask: Arc<Notify>,
     /// Acknowledged from here on, the replica holds a whole copy. `u64::MAX`: its full sync is under way.
     whole_from: AtomicU64,
+    /// For a replica of before protocol 2.
+    old: Option<OldFollower>,
 }
 
 /// How a replica goes on.
@@ -119,7 +122,10 @@ fn begin(
     let history = inner.history.clone();
     drop(inner);
     cluster.note_change();
+    let old = (request.protocol < EFFECTS_PROTOCOL)
+        .then(|| cluster.log.admit_old_follower(&cluster.store));
     Ok(Session {
+        old,
         cluster,
         id,
         member: request.member.clone(),
@@ -156,7 +162,8 @@ impl Session {
         };
         let ours = at.epoch > 0 && self.history.went_through(at, log.position().offset);
         match log.reader(at.offset) {
-            Some(reader) if ours => Way::Continue(reader, at),
+            // What was logged before may hold effects that an old replica does not know.
+            Some(reader) if ours && self.old.is_none() => Way::Continue(reader, at),
             _ => Way::Full,
         }
     }

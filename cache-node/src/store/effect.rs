@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::collections::copy;
+use super::compress::Value;
 use super::point::Point;
 
 /// Stands for the slot of an effect on everything.
@@ -82,22 +83,31 @@ pub fn write_command(to: &mut Vec<u8>, command: &[&[u8]]) {
     }
 }
 
-/// Writes the commands that make an item, as a copy to another node carries them.
-pub fn write_item(to: &mut Vec<u8>, item: super::ItemRef<'_>) {
+/// Writes the commands that make an item, as a copy to another node carries them. `packed`: the other node knows packed forms.
+pub fn write_item(to: &mut Vec<u8>, item: super::ItemRef<'_>, packed: bool) {
     if item.kind() != super::Kind::String {
         copy::write_all(to, item.key(), item.kind(), item.view(), item.expires_at());
         return;
     }
     let value = item.value();
+    match &value {
+        Value::Packed(form) if packed => {
+            write_store(to, b"CACHE.SETPACKED", item, &form.0);
+        }
+        _ => write_store(to, b"SET", item, &value.bytes()),
+    }
+}
+
+fn write_store(to: &mut Vec<u8>, name: &[u8], item: super::ItemRef<'_>, value: &[u8]) {
     match item.expires_at() {
-        None => write_command(to, &[b"SET", item.key(), &value]),
+        None => write_command(to, &[name, item.key(), value]),
         Some(time) => {
             let mut text = [0u8; 20];
             let mut rest = &mut text[..];
             // 20 digits hold any u64.
             let _ = write!(rest, "{time}");
             let used = 20 - rest.len();
-            write_command(to, &[b"SET", item.key(), &value, b"PXAT", &text[..used]]);
+            write_command(to, &[name, item.key(), value, b"PXAT", &text[..used]]);
         }
     }
 }

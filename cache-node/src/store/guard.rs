@@ -12,6 +12,7 @@ use held::Home;
 use parking_lot::MutexGuard;
 
 use super::budget::{OutOfMemory, Room};
+use super::compress::{Given, Kept, Sound, Value};
 use super::domain::{Domain, SlotState, observer};
 use super::due::due_at;
 use super::effect::{ALL_SLOTS, Effects};
@@ -182,8 +183,74 @@ impl<'s> Guard<'s> {
         expires_at: Option<u64>,
     ) -> Result<(), OutOfMemory> {
         self.put(p, key, NewValue::Bytes(value), expires_at)?;
-        self.log_set(p, key, value, expires_at);
+        self.log_store(p, b"SET", key, value, expires_at);
         Ok(())
+    }
+
+    /// Stores a string that was packed before if that was worth it. Logs `CACHE.SETPACKED key packed [PXAT t]`, or as [`Guard::set`] does
+    /// where a follower does not know that.
+    pub fn set_given(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        given: &Given<'_>,
+        expires_at: Option<u64>,
+    ) -> Result<(), OutOfMemory> {
+        let Some(packed) = &given.packed else {
+            return self.set(p, key, given.plain, expires_at);
+        };
+        self.put(p, key, NewValue::Packed(packed), expires_at)?;
+        self.store.compression.note_used();
+        match self.store.log.followers_are_current() {
+            true => self.log_store(p, b"CACHE.SETPACKED", key, packed, expires_at),
+            false => self.log_store(p, b"SET", key, given.plain, expires_at),
+        }
+        Ok(())
+    }
+
+    /// Stores a string as another node has packed it. Logs as [`Guard::set_given`] does.
+    pub fn set_packed(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        packed: Sound<'_>,
+        expires_at: Option<u64>,
+    ) -> Result<(), OutOfMemory> {
+        let bytes = packed.bytes();
+        self.put(p, key, NewValue::Packed(bytes), expires_at)?;
+        self.store.compression.note_used();
+        if self.store.log.followers_are_current() {
+            self.log_store(p, b"CACHE.SETPACKED", key, bytes, expires_at);
+        } else if let Some(plain) = super::compress::plain_of(bytes) {
+            self.log_store(p, b"SET", key, &plain, expires_at);
+        }
+        Ok(())
+    }
+
+    /// The packed form of a key's string, if that is compressed.
+    pub fn packed(&self, p: Point, key: &[u8]) -> Option<Kept> {
+        let (_, at) = self.find(p, key)?;
+        match self.item(at).value() {
+            Value::Packed(packed) => Some(packed.keep()),
+            Value::Plain(_) => None,
+        }
+    }
+
+    /// Puts the plain bytes in the place of the packed form that they were unpacked from, if it is there still. What clients and followers
+    /// see does not change, so nothing is logged.
+    pub fn expand(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        packed: &Kept,
+        plain: &[u8],
+    ) -> Result<(), OutOfMemory> {
+        let same = |item: &ItemRef<'_>| item.is_compressed() && *item.stored() == *packed.packed();
+        let item = self.find(p, key).map(|(_, at)| self.item(at)).filter(same);
+        let Some(expires_at) = item.map(|item| item.expires_at()) else {
+            return Ok(());
+        };
+        self.put(p, key, NewValue::Bytes(plain), expires_at)
     }
 
     /// Adds to the end of a string, which is made when absent. Gives its new length. Logs `APPEND`.
@@ -199,12 +266,10 @@ impl<'s> Guard<'s> {
             return Ok(suffix.len());
         };
         let item = self.item(at);
-        let (old, expires_at) = (item.value_len(), item.expires_at());
-        // The old value is copied out of its chunk, or shared: `put` replaces the item.
-        let value = match item.value() {
-            ValueRef::Inline(b) => b.to_vec(),
-            ValueRef::Shared(b) => b.to_vec(),
-        };
+        let expires_at = item.expires_at();
+        // The old value is copied out of its item, which `put` replaces.
+        let value = item.value().to_vec();
+        let old = value.len();
         self.put(p, key, NewValue::Joined(&value, suffix), expires_at)?;
         self.log(p, &[b"APPEND", key, suffix]);
         Ok(old + suffix.len())
@@ -270,13 +335,15 @@ impl<'s> Guard<'s> {
             _ if item.object().is_some() => self.move_object(p, key, key, p, expires_at)?,
             _ => {
                 let kind = item.kind();
-                match item.value() {
+                match item.stored() {
                     ValueRef::Inline(b) => {
-                        let value = b.to_vec();
-                        self.put_kind(p, key, kind, NewValue::Bytes(&value), expires_at)?;
+                        let bytes = b.to_vec();
+                        let value = NewValue::again(item, &bytes);
+                        self.put_kind(p, key, kind, value, expires_at)?;
                     }
                     ValueRef::Shared(value) => {
-                        self.put_kind(p, key, kind, NewValue::Shared(value), expires_at)?;
+                        let value = NewValue::again_shared(item, value);
+                        self.put_kind(p, key, kind, value, expires_at)?;
                     }
                 }
             }
@@ -348,8 +415,9 @@ impl<'s> Guard<'s> {
         expires_at: Option<u64>,
     ) -> Result<(), OutOfMemory> {
         let found = self.find(p, key);
-        if let (Some((spot, at)), NewValue::Bytes(bytes)) = (found, &value)
-            && item::fits_in_place(self.item(at), kind, bytes.len(), expires_at)
+        if let (Some((spot, at)), NewValue::Bytes(bytes) | NewValue::Packed(bytes)) =
+            (found, &value)
+            && item::fits_in_place(self.item(at), kind, &value, expires_at)
         {
             self.before_change(p, false);
             // SAFETY: the item is live, locked, of the same lengths, and no ItemRef to it is in use.
@@ -569,12 +637,19 @@ impl<'s> Guard<'s> {
         &mut self.domain_mut(domain as u16 * SLOTS_PER_DOMAIN).sweep
     }
 
-    fn log_set(&mut self, p: Point, key: &[u8], value: &[u8], expires_at: Option<u64>) {
+    fn log_store(
+        &mut self,
+        p: Point,
+        name: &[u8],
+        key: &[u8],
+        value: &[u8],
+        expires_at: Option<u64>,
+    ) {
         match expires_at {
-            None => self.log(p, &[b"SET", key, value]),
+            None => self.log(p, &[name, key, value]),
             Some(time) if self.is_observed(p) => {
                 let time = time.to_string();
-                self.log(p, &[b"SET", key, value, b"PXAT", time.as_bytes()]);
+                self.log(p, &[name, key, value, b"PXAT", time.as_bytes()]);
             }
             Some(_) => {}
         }

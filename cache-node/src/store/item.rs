@@ -1,7 +1,7 @@
 //! The layout of an item in its chunk. One of the few `unsafe` rooms.
 //!
 //! ```text
-//! header u32   kind:3 | collection is big:1 | layout:2 | expiry:2 | clock:1 | key length:7 | value length:14 | heat:2
+//! header u32   kind:3 (7: a compressed string) | collection is big:1 | layout:2 | expiry:2 | clock:1 | key length:7 | value length:14 | heat:2
 //! expiry       5 bytes: milliseconds since 2020, or 8 bytes: Unix milliseconds
 //! clock u32    only when `clock`: what a sampled eviction policy keeps
 //! body         Inline:   key, value
@@ -10,7 +10,7 @@
 //!              BigBoth:  address of the key u64, address of the value u64
 //! ```
 //!
-//! A small collection's value is its packed bytes. A big one's is the address of a [`Cell`], which the item owns.
+//! A compressed string's value is its packed form ([`super::compress`]). A small collection's is its packed bytes. A big one's is the address of a [`Cell`], which the item owns.
 //!
 //! Values from [`BIG_VALUE`] bytes, and what does not fit in a chunk, are in spans. All fields may be unaligned.
 //!
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use super::budget::{OutOfMemory, Room};
 use super::collections::{Object, View};
+use super::compress::{Packed, Value, plain_len};
 use super::pages::{CHUNK_MAX, Pages, Ref};
 use super::spans::{SharedValue, Spans, span_bytes};
 
@@ -49,6 +50,8 @@ pub enum Kind {
 
 /// The bit of a kind that says that the collection is big.
 const BIG: u32 = 8;
+/// The kind of a compressed string.
+const COMPRESSED: u32 = 7;
 
 /// Where a big collection is; empty while it is taken out to be changed.
 type Cell = Option<Box<Object>>;
@@ -82,9 +85,37 @@ pub enum NewValue<'a> {
     /// Two runs, stored one after the other.
     Joined(&'a [u8], &'a [u8]),
     Shared(SharedValue),
+    /// A string's packed form.
+    Packed(&'a [u8]),
+    SharedPacked(SharedValue),
+}
+
+impl<'a> NewValue<'a> {
+    /// The bytes of an item's value once more.
+    pub fn again(item: ItemRef<'_>, bytes: &'a [u8]) -> Self {
+        match item.is_compressed() {
+            true => Self::Packed(bytes),
+            false => Self::Bytes(bytes),
+        }
+    }
+
+    /// A large value once more.
+    pub fn again_shared(item: ItemRef<'_>, value: SharedValue) -> Self {
+        match item.is_compressed() {
+            true => Self::SharedPacked(value),
+            false => Self::Shared(value),
+        }
+    }
 }
 
 impl NewValue<'_> {
+    fn header_kind(&self, kind: Kind) -> u32 {
+        match self {
+            Self::Packed(_) | Self::SharedPacked(_) => COMPRESSED,
+            _ => kind as u32,
+        }
+    }
+
     pub fn len(&self) -> usize {
         let (a, b) = self.parts();
         a.len() + b.len()
@@ -92,21 +123,21 @@ impl NewValue<'_> {
 
     fn parts(&self) -> (&[u8], &[u8]) {
         match self {
-            Self::Bytes(b) => (b, &[]),
+            Self::Bytes(b) | Self::Packed(b) => (b, &[]),
             Self::Joined(a, b) => (a, b),
-            Self::Shared(b) => (b, &[]),
+            Self::Shared(b) | Self::SharedPacked(b) => (b, &[]),
         }
     }
 
     fn into_shared(self, spans: &Arc<Spans>, room: Room) -> Result<SharedValue, OutOfMemory> {
         match self {
-            Self::Shared(b) => Ok(b),
+            Self::Shared(b) | Self::SharedPacked(b) => Ok(b),
             other => spans.value(&[other.parts().0, other.parts().1], room),
         }
     }
 }
 
-/// A stored value.
+/// The bytes that an item stores as its value.
 #[derive(Debug, Clone)]
 pub enum ValueRef<'a> {
     Inline(&'a [u8]),
@@ -201,7 +232,14 @@ pub fn create(
     expires_at: Option<u64>,
     clock: Option<u32>,
 ) -> Result<(Ref, usize), OutOfMemory> {
-    create_of(means, kind as u32, key, value, expires_at, clock)
+    create_of(
+        means,
+        value.header_kind(kind),
+        key,
+        value,
+        expires_at,
+        clock,
+    )
 }
 
 /// Makes an item with a big collection, which comes back when there is no memory.
@@ -401,12 +439,16 @@ impl<'a> ItemRef<'a> {
 
     pub fn kind(self) -> Kind {
         match self.header & 7 {
-            0 => Kind::String,
             1 => Kind::Hash,
             2 => Kind::List,
             3 => Kind::Set,
-            _ => Kind::ZSet,
+            4 => Kind::ZSet,
+            _ => Kind::String,
         }
+    }
+
+    pub fn is_compressed(self) -> bool {
+        self.header & 7 == COMPRESSED
     }
 
     /// The cell of a big collection.
@@ -414,7 +456,7 @@ impl<'a> ItemRef<'a> {
         if self.header & BIG == 0 {
             return None;
         }
-        let address = u64::from_le_bytes(*self.value().first_chunk()?);
+        let address = u64::from_le_bytes(*self.stored().first_chunk()?);
         Some(std::ptr::with_exposed_provenance_mut(address as usize))
     }
 
@@ -489,7 +531,16 @@ impl<'a> ItemRef<'a> {
         unsafe { self.span_at(self.body() + offset) }
     }
 
-    pub fn value(self) -> ValueRef<'a> {
+    /// The value of a string.
+    pub fn value(self) -> Value<'a> {
+        match self.is_compressed() {
+            true => Value::Packed(Packed(self.stored())),
+            false => Value::Plain(self.stored()),
+        }
+    }
+
+    /// The bytes that are stored as the value: of a compressed string its packed form.
+    pub fn stored(self) -> ValueRef<'a> {
         match self.inline_value() {
             // SAFETY: as for `key`.
             Some((offset, len)) => ValueRef::Inline(unsafe { self.slice(offset, len) }),
@@ -497,7 +548,15 @@ impl<'a> ItemRef<'a> {
         }
     }
 
+    /// Bytes of the value as it was given.
     pub fn value_len(self) -> usize {
+        match self.is_compressed() {
+            true => plain_len(&self.stored()),
+            false => self.stored_len(),
+        }
+    }
+
+    fn stored_len(self) -> usize {
         match self.inline_value() {
             Some((_, len)) => len,
             None => self.shared_value().len(),
@@ -536,7 +595,7 @@ impl<'a> ItemRef<'a> {
     fn plan(self) -> Plan {
         Plan::of(
             self.key().len(),
-            self.value_len(),
+            self.stored_len(),
             self.expiry(),
             self.has_clock(),
         )
@@ -640,15 +699,17 @@ pub fn expiry_fits(item: ItemRef<'_>, expires_at: Option<u64>) -> bool {
     item.expiry() == expiry_bytes(expires_at)
 }
 
-/// Whether a small value of this kind and length, and this expiry, could overwrite the item's in place.
+/// Whether a value of this kind, and this expiry, could overwrite the item's in place.
 pub fn fits_in_place(
     item: ItemRef<'_>,
     kind: Kind,
-    value_len: usize,
+    value: &NewValue<'_>,
     expires_at: Option<u64>,
 ) -> bool {
-    item.header & (7 | BIG) == kind as u32
-        && item.inline_value().is_some_and(|(_, len)| len == value_len)
+    item.header & (7 | BIG) == value.header_kind(kind)
+        && item
+            .inline_value()
+            .is_some_and(|(_, len)| len == value.len())
         && expiry_fits(item, expires_at)
 }
 
@@ -713,14 +774,14 @@ mod tests {
                             set_heat(&pages, at, 2);
                             let item = ItemRef::new(&pages, at);
                             assert_eq!(item.key(), key);
-                            assert_eq!(&*item.value(), value);
+                            assert_eq!(&*item.stored(), value);
                             assert_eq!(item.value_len(), value_len);
                             assert_eq!(
                                 (item.expires_at(), item.clock(), item.heat()),
                                 (expires_at, clock, 2)
                             );
                             assert_eq!(item.bytes(), bytes);
-                            let kept = item.value();
+                            let kept = item.stored();
                             drop_body(&pages, at);
                             pages.free(at);
                             if let ValueRef::Shared(kept) = kept {
@@ -756,17 +817,28 @@ mod tests {
             // SAFETY: the item is ours alone.
             unsafe {
                 let item = ItemRef::new(&pages, at);
-                assert!(fits_in_place(item, Kind::String, 3, Some(EXPIRY_BASE)));
+                assert!(fits_in_place(
+                    item,
+                    Kind::String,
+                    &NewValue::Bytes(&[0; 3]),
+                    Some(EXPIRY_BASE)
+                ));
                 assert!(
-                    !fits_in_place(item, Kind::String, 4, time)
-                        && !fits_in_place(item, Kind::String, 3, None)
+                    !fits_in_place(item, Kind::String, &NewValue::Bytes(&[0; 4]), time)
+                        && !fits_in_place(item, Kind::String, &NewValue::Packed(&[0; 3]), time)
+                        && !fits_in_place(item, Kind::String, &NewValue::Bytes(&[0; 3]), None)
                 );
-                assert!(!fits_in_place(item, Kind::String, 3, Some(7)));
+                assert!(!fits_in_place(
+                    item,
+                    Kind::String,
+                    &NewValue::Bytes(&[0; 3]),
+                    Some(7)
+                ));
                 overwrite_value(&pages, at, b"new");
                 overwrite_expiry(&pages, at, EXPIRY_BASE + 6);
                 set_clock(&pages, at, 10);
                 let item = ItemRef::new(&pages, at);
-                assert_eq!((item.key(), &*item.value()), (&key[..], &b"new"[..]));
+                assert_eq!((item.key(), &*item.stored()), (&key[..], &b"new"[..]));
                 assert_eq!(
                     (item.expires_at(), item.clock()),
                     (Some(EXPIRY_BASE + 6), Some(10))

@@ -3,6 +3,7 @@
 mod budget;
 pub mod collections;
 mod compact;
+pub mod compress;
 mod domain;
 mod due;
 pub mod effect;
@@ -36,6 +37,7 @@ pub use budget::OutOfMemory;
 use collections::{Object, Packing};
 pub use compact::CompactionPass;
 use compact::Upkeep;
+use compress::Compression;
 use domain::{Domain, Locked};
 pub use domain::{SlotState, observer};
 pub use evict::PolicyKind;
@@ -44,7 +46,7 @@ use eviction::Eviction;
 use expire::DomainDues;
 pub use expire::Expired;
 pub use guard::{End, Fault, Guard, Held};
-pub use item::{ItemRef, Kind, ValueRef};
+pub use item::{BIG_VALUE, ItemRef, Kind, ValueRef};
 use pages::Pages;
 pub use pages::Ref;
 use point::{DOMAINS, domain_of};
@@ -163,6 +165,7 @@ pub struct Store {
     snapshot: snapshot::Current,
     /// Up to where collections are packed.
     pub packing: Packing,
+    pub compression: Compression,
     reaper: mpsc::Sender<Garbage>,
     /// The other end, emptied by whoever frees.
     garbage: parking_lot::Mutex<mpsc::Receiver<Garbage>>,
@@ -194,6 +197,7 @@ impl Store {
             expire_locally: AtomicBool::new(true),
             snapshot: snapshot::Current::default(),
             packing: Packing::default(),
+            compression: Compression::default(),
             reaper,
             garbage: parking_lot::Mutex::new(garbage),
             room: Upkeep::default(),
@@ -306,6 +310,13 @@ impl Store {
             } else {
                 domain.observers &= !bit;
             }
+        }
+    }
+
+    /// Waits, for each lock, until whoever holds it has released it.
+    pub fn pass_locks(&self) {
+        for domain in &self.domains {
+            drop(domain.0.lock());
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::compress::Method;
 use super::*;
 
 const NOW: u64 = 1_000_000;
@@ -50,21 +51,30 @@ fn step(store: &Store, model: &mut Model, random: &mut Lcg, keys: u64) {
     }
     .into_bytes();
     let p = store.point(&key);
+    if key.len().is_multiple_of(2) {
+        store.expand(p, &key).unwrap();
+    }
+    let choice = random.below(10);
+    let bytes = value(random);
+    let given = store.pack(&key, &bytes);
     let mut guard = store.lock(p.slot);
-    match random.below(10) {
+    match choice {
         0..4 => {
-            let value = value(random);
+            let value = bytes.clone();
             let expires = (random.below(3) == 0).then(|| NOW + 1 + random.below(5));
-            guard.set(p, &key, &value, expires).unwrap();
+            guard.set_given(p, &key, &given, expires).unwrap();
+            let found = guard.get(p, &key, NOW).unwrap();
+            assert_eq!(found.is_compressed(), given.packed.is_some());
+            assert_eq!(found.value_len(), value.len());
             model.insert(key, (value, expires));
         }
         4 => {
-            let suffix = value(random);
-            guard.append(p, &key, &suffix, NOW).unwrap();
+            let suffix = &bytes;
+            guard.append(p, &key, suffix, NOW).unwrap();
             model.entry(key).or_default().0.extend(suffix);
         }
         5 => {
-            let (offset, bytes) = (random.below(200) as usize, value(random));
+            let offset = random.below(200) as usize;
             guard.set_range(p, &key, offset, &bytes, NOW).unwrap();
             let old = &mut model.entry(key).or_default().0;
             old.resize(old.len().max(offset + bytes.len()), 0);
@@ -102,19 +112,28 @@ fn contents(store: &Store, now_ms: u64) -> Model {
 
 #[test]
 fn holds_what_a_map_holds_and_gives_everything_back() {
-    for seed in 0..6 {
+    for seed in 0..8 {
         let store = store(0);
+        store.compression.set_method(match seed {
+            0..6 => Method::None,
+            6 => Method::Lz4,
+            _ => Method::Zstd { level: 1 },
+        });
         let mut random = Lcg(seed);
         let mut model = Model::new();
         for _ in 0..30_000 {
-            step(&store, &mut model, &mut random, 1 << (4 + 2 * seed));
+            step(&store, &mut model, &mut random, 1 << (4 + 2 * (seed % 6)));
         }
+        assert_eq!(store.compression.is_used(), seed >= 6);
         assert_eq!(contents(&store, NOW), model);
         for (key, (value, expires)) in &model {
             let p = store.point(key);
             let mut guard = store.lock(p.slot);
             let item = guard.get(p, key, NOW).unwrap();
-            assert_eq!((&*item.value(), item.expires_at()), (&value[..], *expires));
+            assert_eq!(
+                (&*item.value().bytes(), item.expires_at()),
+                (&value[..], *expires)
+            );
         }
         assert_eq!(store.stats().keys, model.len() as u64);
         let expiring = model.values().filter(|(_, e)| e.is_some()).count() as u64;
@@ -161,9 +180,15 @@ fn a_full_store_refuses_and_loses_nothing() {
     let p = store.point(b"k0");
     let mut guard = store.lock(p.slot);
     assert!(guard.set(p, b"k0", &[1; 10_000], None).is_err());
-    assert_eq!(&*guard.get(p, b"k0", NOW).unwrap().value(), &[7; 100]);
+    assert_eq!(
+        &*guard.get(p, b"k0", NOW).unwrap().value().bytes(),
+        &[7; 100]
+    );
     assert!(guard.append(p, b"k0", &[1; 1 << 23], NOW).is_err());
-    assert_eq!(&*guard.get(p, b"k0", NOW).unwrap().value(), &[7; 100]);
+    assert_eq!(
+        &*guard.get(p, b"k0", NOW).unwrap().value().bytes(),
+        &[7; 100]
+    );
     assert!(guard.remove(p, b"k0", NOW), "what frees memory still works");
     assert!(guard.set(p, b"k0", &[9; 100], None).is_ok());
 }

@@ -22,13 +22,39 @@ fn commands() -> usize {
 
 #[test]
 fn random_commands_are_answered_as_redis_answers_them() {
+    compare(&TestNode::start(), commands());
+}
+
+/// With strings compressed that are far too short for it to be worth it, so that all commands meet them.
+#[test]
+fn compressed_strings_are_answered_as_redis_answers_them() {
+    for method in ["lz4", "zstd:1"] {
+        let node = TestNode::with(|config| {
+            config.compression = method.parse().unwrap();
+            config.compression_min_size = 1;
+        });
+        compare(&node, commands() / 2);
+        let info = node.client().ask("INFO memory").text();
+        let packed: u64 = info
+            .lines()
+            .find_map(|line| line.strip_prefix("compressed_values:"))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        assert!(packed > 100, "{method}: {packed}");
+        assert!(info.contains(&format!("compression:{method}")), "{info}");
+    }
+}
+
+/// So many random commands in both versions of the protocol.
+fn compare(node: &TestNode, commands: usize) {
     let redis = Redis::start();
-    let node = TestNode::start();
     for (protocol, seed) in [(2, 0x5EED_0001), (3, 0x5EED_0002)] {
-        let mut pair = Pair::new(&redis, &node, protocol);
+        let mut pair = Pair::new(&redis, node, protocol);
         let mut random = Random(seed);
         let mut done = 0;
-        while done < commands() / 2 {
+        while done < commands / 2 {
             let batch: Vec<Words> = (0..1 + random.below(40))
                 .map(|_| command(&mut random, now_ms()))
                 .collect();

@@ -187,12 +187,13 @@ impl TestNode {
         if !self.log.has_credit() {
             return false;
         }
+        let given = value.map(|value| self.store.pack(key, value));
         let mut guard = self.store.lock(p.slot);
         if guard.slot_state(p.slot) != SlotState::Serve {
             return false;
         }
-        match value {
-            Some(value) => guard.set(p, key, value, expires_at).unwrap(),
+        match &given {
+            Some(given) => guard.set_given(p, key, given, expires_at).unwrap(),
             None => drop(guard.remove(p, key, now_ms())),
         }
         true
@@ -204,6 +205,21 @@ impl TestNode {
         guard
             .get(p, key, now_ms())
             .map(|item| item.value().to_vec())
+    }
+
+    /// Strings that it holds compressed.
+    pub fn compressed(&self) -> usize {
+        let mut count = 0;
+        for slot in 0..SLOTS {
+            let mut guard = self.store.lock(slot);
+            let mut pos = Some(0);
+            while let Some(at) = pos {
+                pos = guard.walk(slot, at, 1000, 0, &mut |item| {
+                    count += usize::from(item.is_compressed());
+                });
+            }
+        }
+        count
     }
 
     /// Everything it holds, with expiries.

@@ -156,7 +156,7 @@ impl Guard<'_> {
         f: impl FnOnce(&mut Owned) -> R,
     ) -> Result<R, OutOfMemory> {
         let (mut owned, expires_at) = match found.map(|at| self.item(at)) {
-            Some(item) => (Owned::Packed(item.value().to_vec()), item.expires_at()),
+            Some(item) => (Owned::Packed(item.stored().to_vec()), item.expires_at()),
             None => (Owned::empty(), None),
         };
         let done = f(&mut owned);
@@ -168,7 +168,7 @@ impl Guard<'_> {
         }
         match owned {
             Owned::Packed(run) => {
-                let same = found.is_some_and(|at| *self.item(at).value() == run[..]);
+                let same = found.is_some_and(|at| *self.item(at).stored() == run[..]);
                 if !same {
                     self.put_kind(p, key, kind, NewValue::Bytes(&run), expires_at)?;
                 }
@@ -249,18 +249,20 @@ impl Guard<'_> {
         let replaces = self.find_live(to, to_key, now_ms).is_some();
         let item = self.item(at);
         let (kind, expires_at) = (item.kind(), item.expires_at());
-        match (item.object().cloned(), item.value()) {
+        match (item.object().cloned(), item.stored()) {
             (Some(_), _) if moves => self.move_object(from, from_key, to_key, to, expires_at)?,
             (Some(object), _) => {
                 // Its nodes are shared until one of both changes.
                 self.put_big(to, to_key, Box::new(object), expires_at)?;
             }
             (None, ValueRef::Inline(value)) => {
-                let value = value.to_vec();
-                self.put_kind(to, to_key, kind, NewValue::Bytes(&value), expires_at)?;
+                let bytes = value.to_vec();
+                let value = NewValue::again(item, &bytes);
+                self.put_kind(to, to_key, kind, value, expires_at)?;
             }
             (None, ValueRef::Shared(value)) => {
-                self.put_kind(to, to_key, kind, NewValue::Shared(value), expires_at)?;
+                let value = NewValue::again_shared(item, value);
+                self.put_kind(to, to_key, kind, value, expires_at)?;
             }
         }
         self.log_item(to, to_key, replaces);
@@ -294,7 +296,8 @@ impl Guard<'_> {
             effects.push(p, &[b"DEL", key]);
         }
         let item = self.item(at);
-        effects.push_written(p, |to| super::super::effect::write_item(to, item));
+        let packed = self.store.log.followers_are_current();
+        effects.push_written(p, |to| super::super::effect::write_item(to, item, packed));
         self.effects = Some(effects);
     }
 
@@ -351,7 +354,8 @@ impl Guard<'_> {
         let item = self.get(p, key, now_ms)?;
         let value = match item.object() {
             Some(object) => Owned::Big(Box::new(object.clone())),
-            None => Owned::Packed(item.value().to_vec()),
+            None if item.kind() == Kind::String => Owned::Packed(item.value().to_vec()),
+            None => Owned::Packed(item.stored().to_vec()),
         };
         Some(Saved {
             kind: item.kind(),
