@@ -99,21 +99,23 @@ fn a_move_carries_compressed_strings_to_the_other_shard_and_its_replica() {
     };
     push(&before(1).bootstrap());
     replica.wait_streaming();
-    let keys: Vec<usize> = (0..4_000)
-        .filter(|i| a.store.point(format!("key:{i}").as_bytes()).slot <= 8_191)
+    let keys: Vec<usize> = (0..8_000)
+        .filter(|i| a.store.point(format!("key:{i}").as_bytes()).slot <= 4_000)
         .collect();
     let (early, late) = keys.split_at(keys.len() / 2);
     early.iter().for_each(|&i| write(&a, i..i + 1));
-    push(&before(2).moving("mv", (0, 8_191), "0", "1"));
+    push(&before(2).moving("mv", (0, 4_000), "0", "1"));
     a.wait_move("mv", MovePhase::Streaming);
     late.iter().for_each(|&i| write(&a, i..i + 1));
     let (contents, compressed) = (a.contents(), a.compressed());
     assert!(compressed > 1_000);
     a.ask(&["MOVE", "SEAL", "mv", "10000"]).unwrap();
     push(
-        &Topology::new(3)
-            .shard("0", &[], &[&a])
-            .shard("1", ALL, &[&b, &replica]),
+        &Topology::new(3).shard("0", &[(4_001, 8_191)], &[&a]).shard(
+            "1",
+            &[(0, 4_000), (8_192, 16_383)],
+            &[&b, &replica],
+        ),
     );
     b.wait_caught_up(&replica);
     assert_eq!(b.contents(), contents);

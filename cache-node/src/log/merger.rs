@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::lanes::{Entry, index, read};
-use crate::store::effect::effects;
+use crate::store::effect::{effects, write_command};
 
 /// Bytes of an entry's length and ticket.
 const HEAD: usize = 12;
@@ -77,8 +77,13 @@ impl Merger {
                 let at = self.records.len();
                 self.records.extend_from_slice(&[0; 4]);
                 for effect in effects(bytes) {
-                    self.records.extend_from_slice(effect.command);
-                    shared.walks.effect(effect);
+                    if let Some(transfer) = effect.transfer() {
+                        write_command(&mut self.records, &transfer.words());
+                        shared.walks.transfer(&transfer);
+                    } else {
+                        self.records.extend_from_slice(effect.command);
+                        shared.walks.effect(effect);
+                    }
                 }
                 let length = (self.records.len() - at - 4) as u32;
                 self.records[at..at + 4].copy_from_slice(&length.to_le_bytes());

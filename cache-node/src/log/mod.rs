@@ -20,6 +20,7 @@ pub use backlog::{LogReader, Records};
 pub use walk::{SlotSet, WalkConsumer, WalkEvent};
 
 use crate::limits::LOG_CREDIT;
+use crate::store::collections::copy::Frozen;
 use crate::store::effect::Effects;
 use crate::store::{Store, observer};
 use backlog::Backlog;
@@ -146,6 +147,11 @@ impl Log {
     /// Pushes a Guard's effects as one record. Called under the locks of what was changed.
     pub fn push(&self, effects: &Effects) {
         self.shared.lanes.push(Entry::Effects(effects.bytes()));
+    }
+
+    /// Keeps a big collection as it is now for the walks that will need it: see [`crate::store::effect::Transfer`]. Gives its number.
+    pub(crate) fn freeze(&self, frozen: Frozen) -> u64 {
+        self.shared.walks.freeze(frozen)
     }
 
     /// Whether a writer may go on: false while what was written and not yet merged, or not yet taken by a copy, is beyond its limit. Asked

@@ -238,3 +238,125 @@ async fn a_log_that_is_off_holds_nothing_and_is_not_continued() {
     apply(&mut copy, &records.bytes[4..]);
     assert_eq!(copy.into_keys().collect::<Vec<_>>(), [place(b"again")]);
 }
+
+const NAMES: u64 = 24;
+
+fn big(name: u64) -> Vec<u8> {
+    format!("{{t}}big:{name}").into_bytes()
+}
+
+/// Gives big values of one slot other keys, and changes them.
+fn transfers(store: &Store, log: &Log) {
+    let mut random = crate::store::tests::Lcg(9);
+    let mut done: u32 = 0;
+    while done < 8_000 {
+        if !log.has_credit() {
+            std::thread::yield_now();
+            continue;
+        }
+        done += 1;
+        let (a, b) = (big(random.below(NAMES)), big(random.below(NAMES)));
+        let (p, q) = (store.point(&a), store.point(&b));
+        let mut guard = store.lock(p.slot);
+        match random.below(8) {
+            0 | 1 if a != b => drop(guard.transfer((p, &a), (q, &b), true, NOW).unwrap()),
+            2 if a != b => drop(guard.transfer((p, &a), (q, &b), false, NOW).unwrap()),
+            3 => drop(guard.remove(p, &a, NOW)),
+            4 => guard.set(p, &a, &vec![done as u8; 20_000], None).unwrap(),
+            _ => {
+                let texts: Vec<String> = (0..30).map(|i| format!("{}", i * done % 97)).collect();
+                let pairs: Vec<(&[u8], &[u8])> = texts
+                    .iter()
+                    .map(|t| (t.as_bytes(), b"v".as_slice()))
+                    .collect();
+                // What holds a string stays as it is.
+                let _ = guard.hash_set(p, &a, &pairs, NOW);
+            }
+        }
+    }
+}
+
+/// Everything in a store, collections as text.
+fn shown(store: &Store) -> BTreeMap<Vec<u8>, String> {
+    let slot = slot_of(b"{t}");
+    let mut all = BTreeMap::new();
+    let mut pos = Some(0);
+    while let Some(at) = pos {
+        let mut guard = store.lock(slot);
+        pos = guard.walk(slot, at, 100, NOW, &mut |item| {
+            let text = match item.kind() {
+                crate::store::Kind::String => item.value().bytes().escape_ascii().to_string(),
+                kind => {
+                    let elements = item.view().elements(kind, 0);
+                    let mut elements: Vec<_> = elements.map(|e| format!("{e:?}")).collect();
+                    elements.sort();
+                    elements.concat()
+                }
+            };
+            assert!(all.insert(item.key().to_vec(), text).is_none());
+        });
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_are_given_other_keys_reach_followers_wherever_these_have_come_to() {
+    use crate::replicate::effects::{Source, apply_copied, apply_records};
+    for _ in 0..3 {
+        let ((store, log), (follower, _)) = (node(1 << 30), node(0));
+        store.packing.hash_entries.store(4, Ordering::Relaxed);
+        log.activate(&store);
+        for i in 0..4_000 {
+            let key = format!("{{t}}small:{i}").into_bytes();
+            let p = store.point(&key);
+            store.lock(p.slot).set(p, &key, b"v", None).unwrap();
+        }
+        let writer = {
+            let (store, log) = (store.clone(), log.clone());
+            std::thread::spawn(move || transfers(&store, &log))
+        };
+        let walk = log.attach_walk(SlotSet::all());
+        let (_, reached) = tokio::join!(walk.copy(&store, || NOW, |_| {}), async {
+            loop {
+                match walk.next().await.unwrap() {
+                    WalkEvent::Commands(commands) => {
+                        apply_copied(&follower, &commands, Source::Primary).unwrap();
+                    }
+                    WalkEvent::Mark { position, .. } => break position,
+                }
+            }
+        });
+        drop(walk);
+        let mut reader = log.reader(reached.offset).unwrap();
+        writer.join().unwrap();
+        transfers(&store, &log);
+        let end = log.settle().await;
+        let mut offset = reached.offset;
+        while offset < end.offset {
+            let records = reader.next(100_000).await.expect("within the backlog");
+            offset += records.bytes.len() as u64;
+            apply_records(&follower, &records.bytes).unwrap();
+        }
+        assert_eq!(shown(&follower), shown(&store));
+        assert!(log.shared.walks.has_no_transfers());
+    }
+}
+
+#[tokio::test]
+async fn a_big_value_that_is_given_another_key_is_logged_by_its_names() {
+    let (store, log) = node(1 << 30);
+    log.activate(&store);
+    let texts: Vec<String> = (0..20_000).map(|i| i.to_string()).collect();
+    let members: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+    let (a, b, c) = (b"{t}a", b"{t}b", b"{t}c");
+    let p = store.point(a);
+    store.lock(p.slot).set_add(p, a, &members, NOW).unwrap();
+    let before = log.settle().await.offset;
+    let mut guard = store.lock(p.slot);
+    let (q, r) = (store.point(b), store.point(c));
+    assert_eq!(guard.transfer((p, a), (q, b), true, NOW), Ok(true));
+    assert_eq!(guard.transfer((q, b), (r, c), false, NOW), Ok(true));
+    drop(guard);
+    let written = log.settle().await.offset - before;
+    assert!(written < 200, "{written} bytes for two transfers");
+}

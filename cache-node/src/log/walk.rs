@@ -15,7 +15,7 @@ use super::lanes::Entry;
 use super::{Position, ROOM_MIN, Shared};
 use crate::limits::{COPY_MAX, COPY_PAUSE, COPY_THROTTLE};
 use crate::store::collections::copy::Frozen;
-use crate::store::effect::{ALL_SLOTS, Effect, write_command, write_item};
+use crate::store::effect::{ALL_SLOTS, Effect, Transfer, write_command, write_item};
 use crate::store::{SLOTS, Store};
 
 /// A set of slots.
@@ -133,6 +133,9 @@ pub struct Walks {
     /// Whether a queue is beyond its throttle.
     throttled: AtomicBool,
     followers: Mutex<Vec<Follower>>,
+    /// Big collections that were given another key, on their way through the lanes, by number.
+    transfers: Mutex<BTreeMap<u64, Frozen>>,
+    next_transfer: AtomicU64,
 }
 
 impl Walks {
@@ -145,6 +148,47 @@ impl Walks {
             throttle: COPY_THROTTLE.min(room),
             throttled: AtomicBool::new(false),
             followers: Mutex::default(),
+            transfers: Mutex::default(),
+            next_transfer: AtomicU64::new(1),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn has_no_transfers(&self) -> bool {
+        self.transfers.lock().is_empty()
+    }
+
+    pub fn freeze(&self, frozen: Frozen) -> u64 {
+        let number = self.next_transfer.fetch_add(1, Ordering::Relaxed);
+        self.transfers.lock().insert(number, frozen);
+        number
+    }
+
+    /// Called by the merger, in the order of tickets. The command makes one key's big value another's: who has copied both places follows,
+    /// who has copied one of them is given what differs there.
+    pub fn transfer(&self, transfer: &Transfer<'_>) {
+        let frozen = self.transfers.lock().remove(&transfer.frozen);
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
+        for follower in self.followers.lock().iter() {
+            let walk = &follower.walk;
+            let follows = |at: (u16, u64)| at < follower.cursor && walk.slots.contains(at.0);
+            match (follows(transfer.from), follows(transfer.to)) {
+                (true, true) => walk.push_command(&transfer.words()),
+                (true, false) if transfer.moves => {
+                    walk.push_command(&[b"DEL", transfer.from_key]);
+                }
+                (false, true) => {
+                    walk.push_command(&[b"DEL", transfer.to_key]);
+                    match &frozen {
+                        Some(frozen) => walk.push_frozen(Box::new(frozen.clone())),
+                        // No walk was under way when it was logged, so none can have come so far.
+                        None => walk.fail(),
+                    }
+                }
+                _ => {}
+            }
         }
     }
 
@@ -216,12 +260,7 @@ impl Walks {
             let Some(frozen) = walk.frozen.lock().remove(&number) else {
                 continue;
             };
-            if !walk.failed.load(Ordering::Relaxed) {
-                let mut queue = walk.queue.lock();
-                queue.bytes += frozen_bytes(&frozen);
-                queue.events.push_back(Queued::Frozen(frozen));
-            }
-            walk.ready.notify_one();
+            walk.push_frozen(frozen);
         }
     }
 
@@ -243,6 +282,31 @@ impl Walks {
 }
 
 impl Walk {
+    fn push_command(&self, words: &[&[u8]]) {
+        let mut command = Vec::new();
+        write_command(&mut command, words);
+        self.push(&command);
+    }
+
+    fn push_frozen(&self, frozen: Box<Frozen>) {
+        if !self.failed.load(Ordering::Relaxed) {
+            let mut queue = self.queue.lock();
+            queue.bytes += frozen_bytes(&frozen);
+            queue.events.push_back(Queued::Frozen(frozen));
+        }
+        self.ready.notify_one();
+    }
+
+    /// What follows would have gaps.
+    fn fail(&self) {
+        let mut queue = self.queue.lock();
+        self.failed.store(true, Ordering::Relaxed);
+        queue.events.clear();
+        queue.bytes = 0;
+        drop(queue);
+        self.ready.notify_one();
+    }
+
     fn push(&self, commands: &[u8]) {
         /// A queued piece is not extended beyond.
         const PIECE: usize = 64 * 1024;

@@ -93,6 +93,12 @@ enum Parsed<'a> {
         value: Sound<'a>,
         expires_at: Option<u64>,
     },
+    /// To another key of the slot.
+    Transfer {
+        from: (Point, &'a [u8]),
+        to: (Point, &'a [u8]),
+        moves: bool,
+    },
     FlushSlot(u16),
     FlushAll,
 }
@@ -100,7 +106,9 @@ enum Parsed<'a> {
 impl Parsed<'_> {
     fn slot(&self) -> Option<u16> {
         match self {
-            Self::Key(p, _) | Self::Packed { p, .. } => Some(p.slot),
+            Self::Key(p, _) | Self::Packed { p, .. } | Self::Transfer { from: (p, _), .. } => {
+                Some(p.slot)
+            }
             Self::FlushSlot(slot) => Some(*slot),
             Self::FlushAll => None,
         }
@@ -135,6 +143,18 @@ fn parse<'a>(store: &Store, args: Args<'a>) -> Result<Parsed<'a>, EffectError> {
                 value,
                 expires_at,
             })
+        }
+        name @ (b"RENAME" | b"COPY") => {
+            let keys = [arg(1)?, arg(2)?];
+            let [from, to] = keys.map(|key| (store.point(key), key));
+            match args.len() == 3 && from.0.slot == to.0.slot {
+                true => Ok(Parsed::Transfer {
+                    from,
+                    to,
+                    moves: name == b"RENAME",
+                }),
+                false => Err(EffectError::Damaged("a transfer within a slot")),
+            }
         }
         b"APPEND" | b"SETRANGE" => {
             let key = arg(1)?;
@@ -250,6 +270,12 @@ fn apply(guard: &mut Guard<'_>, effect: &Parsed<'_>) -> Result<(), EffectError> 
             value,
             expires_at,
         } => return Ok(guard.set_packed(*p, key, *value, *expires_at)?),
+        Parsed::Transfer { from, to, moves } => {
+            return match guard.transfer(*from, *to, *moves, NOW)? {
+                true => Ok(()),
+                false => Err(EffectError::Damaged("a transfer of what is not here")),
+            };
+        }
         Parsed::Key(p, args) => (*p, args),
     };
     let key = args[1];

@@ -8,6 +8,8 @@ use super::point::Point;
 
 /// Stands for the slot of an effect on everything.
 pub const ALL_SLOTS: u16 = u16::MAX;
+/// Stands for the slot of a transfer: see [`Transfer`].
+const TRANSFER: u16 = u16::MAX - 1;
 /// A buffer that grew beyond is not kept for the next Guard.
 const KEEP: usize = 64 * 1024;
 /// slot u16, position u64, length u32
@@ -43,6 +45,25 @@ impl Effects {
         self.bytes[at + 10..at + HEAD].copy_from_slice(&length.to_le_bytes());
     }
 
+    /// Adds a transfer.
+    pub fn push_transfer(&mut self, transfer: &Transfer<'_>) {
+        let p = Point {
+            slot: TRANSFER,
+            hash: 0,
+        };
+        self.push_written(p, |bytes| {
+            for (slot, pos) in [transfer.from, transfer.to] {
+                bytes.extend_from_slice(&slot.to_le_bytes());
+                bytes.extend_from_slice(&pos.to_le_bytes());
+            }
+            bytes.extend_from_slice(&transfer.frozen.to_le_bytes());
+            bytes.push(transfer.moves.into());
+            bytes.extend_from_slice(&(transfer.from_key.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(transfer.from_key);
+            bytes.extend_from_slice(transfer.to_key);
+        });
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -52,6 +73,54 @@ impl Effects {
             self.bytes = Vec::new();
         }
         self.bytes.clear();
+    }
+}
+
+/// A big value that goes to another key of its slot: `RENAME from to`, or `COPY from to`, for those who hold both places. For a walk that
+/// has copied one of them only, what it needs instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer<'a> {
+    pub from: (u16, u64),
+    pub to: (u16, u64),
+    pub from_key: &'a [u8],
+    pub to_key: &'a [u8],
+    pub moves: bool,
+    /// The number of the value as it was, if walks were under way; else 0.
+    pub frozen: u64,
+}
+
+impl<'a> Transfer<'a> {
+    /// Its command.
+    pub fn words(&self) -> [&'a [u8]; 3] {
+        let name: &[u8] = if self.moves { b"RENAME" } else { b"COPY" };
+        [name, self.from_key, self.to_key]
+    }
+}
+
+impl<'a> Effect<'a> {
+    pub fn transfer(&self) -> Option<Transfer<'a>> {
+        const LENGTH: usize = 33;
+        if self.slot != TRANSFER {
+            return None;
+        }
+        let (head, keys) = self.command.split_first_chunk::<LENGTH>()?;
+        let number = |at: usize| {
+            head[at..at + 8]
+                .iter()
+                .rev()
+                .fold(0, |n, &b| n << 8 | u64::from(b))
+        };
+        let place = |at: usize| (u16::from_le_bytes([head[at], head[at + 1]]), number(at + 2));
+        let length = u32::from_le_bytes([head[29], head[30], head[31], head[32]]);
+        let (from_key, to_key) = keys.split_at_checked(length as usize)?;
+        Some(Transfer {
+            from: place(0),
+            to: place(10),
+            frozen: number(20),
+            moves: head[28] != 0,
+            from_key,
+            to_key,
+        })
     }
 }
 
@@ -115,6 +184,25 @@ fn write_store(to: &mut Vec<u8>, name: &[u8], item: super::ItemRef<'_>, value: &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_transfer_reads_back_as_pushed() {
+        for (moves, from_key, to_key) in [(true, &b"a"[..], &b"bc"[..]), (false, b"", b"")] {
+            let transfer = Transfer {
+                from: (7, u64::MAX >> 16),
+                to: (16_383, 5),
+                from_key,
+                to_key,
+                moves,
+                frozen: 1 << 60,
+            };
+            let mut e = Effects::default();
+            e.push_transfer(&transfer);
+            e.push(Point { slot: 7, hash: 0 }, &[b"DEL", b"x"]);
+            let read: Vec<_> = effects(e.bytes()).map(|e| e.transfer()).collect();
+            assert_eq!(read, [Some(transfer), None]);
+        }
+    }
 
     #[test]
     fn effects_read_back_as_pushed() {

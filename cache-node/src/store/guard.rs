@@ -2,7 +2,10 @@
 
 mod collections;
 mod held;
+mod strings;
 mod touch;
+mod walks;
+mod whole;
 
 use std::cell::RefCell;
 
@@ -11,8 +14,8 @@ pub use held::Held;
 use held::Home;
 use parking_lot::MutexGuard;
 
+use super::Store;
 use super::budget::{OutOfMemory, Room};
-use super::compress::{Given, Kept, Sound, Value};
 use super::domain::{Domain, SlotState, observer};
 use super::due::due_at;
 use super::effect::{ALL_SLOTS, Effects};
@@ -23,7 +26,6 @@ use super::point::{Point, SLOTS_PER_DOMAIN, domain_of, hash_of};
 use super::segment::Entry;
 use super::steps::Step;
 use super::table::{Spot, Table};
-use super::{MAX_VALUE, Store};
 
 thread_local! {
     /// The effects buffer of a thread's last Guard, to be used again.
@@ -172,134 +174,6 @@ impl<'s> Guard<'s> {
             self.store.counters.expired();
         }
         None
-    }
-
-    /// Stores a string. Logs `SET key value [PXAT t]`.
-    pub fn set(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        value: &[u8],
-        expires_at: Option<u64>,
-    ) -> Result<(), OutOfMemory> {
-        self.put(p, key, NewValue::Bytes(value), expires_at)?;
-        self.log_store(p, b"SET", key, value, expires_at);
-        Ok(())
-    }
-
-    /// Stores a string that was packed before if that was worth it. Logs `CACHE.SETPACKED key packed [PXAT t]`, or as [`Guard::set`] does
-    /// where a follower does not know that.
-    pub fn set_given(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        given: &Given<'_>,
-        expires_at: Option<u64>,
-    ) -> Result<(), OutOfMemory> {
-        let Some(packed) = &given.packed else {
-            return self.set(p, key, given.plain, expires_at);
-        };
-        self.put(p, key, NewValue::Packed(packed), expires_at)?;
-        self.store.compression.note_used();
-        match self.store.log.followers_are_current() {
-            true => self.log_store(p, b"CACHE.SETPACKED", key, packed, expires_at),
-            false => self.log_store(p, b"SET", key, given.plain, expires_at),
-        }
-        Ok(())
-    }
-
-    /// Stores a string as another node has packed it. Logs as [`Guard::set_given`] does.
-    pub fn set_packed(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        packed: Sound<'_>,
-        expires_at: Option<u64>,
-    ) -> Result<(), OutOfMemory> {
-        let bytes = packed.bytes();
-        self.put(p, key, NewValue::Packed(bytes), expires_at)?;
-        self.store.compression.note_used();
-        if self.store.log.followers_are_current() {
-            self.log_store(p, b"CACHE.SETPACKED", key, bytes, expires_at);
-        } else if let Some(plain) = super::compress::plain_of(bytes) {
-            self.log_store(p, b"SET", key, &plain, expires_at);
-        }
-        Ok(())
-    }
-
-    /// The packed form of a key's string, if that is compressed.
-    pub fn packed(&self, p: Point, key: &[u8]) -> Option<Kept> {
-        let (_, at) = self.find(p, key)?;
-        match self.item(at).value() {
-            Value::Packed(packed) => Some(packed.keep()),
-            Value::Plain(_) => None,
-        }
-    }
-
-    /// Puts the plain bytes in the place of the packed form that they were unpacked from, if it is there still. What clients and followers
-    /// see does not change, so nothing is logged.
-    pub fn expand(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        packed: &Kept,
-        plain: &[u8],
-    ) -> Result<(), OutOfMemory> {
-        let same = |item: &ItemRef<'_>| item.is_compressed() && *item.stored() == *packed.packed();
-        let item = self.find(p, key).map(|(_, at)| self.item(at)).filter(same);
-        let Some(expires_at) = item.map(|item| item.expires_at()) else {
-            return Ok(());
-        };
-        self.put(p, key, NewValue::Bytes(plain), expires_at)
-    }
-
-    /// Adds to the end of a string, which is made when absent. Gives its new length. Logs `APPEND`.
-    pub fn append(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        suffix: &[u8],
-        now_ms: u64,
-    ) -> Result<usize, OutOfMemory> {
-        let Some((_, at)) = self.find_live(p, key, now_ms) else {
-            self.set(p, key, suffix, None)?;
-            return Ok(suffix.len());
-        };
-        let item = self.item(at);
-        let expires_at = item.expires_at();
-        // The old value is copied out of its item, which `put` replaces.
-        let value = item.value().to_vec();
-        let old = value.len();
-        self.put(p, key, NewValue::Joined(&value, suffix), expires_at)?;
-        self.log(p, &[b"APPEND", key, suffix]);
-        Ok(old + suffix.len())
-    }
-
-    /// Overwrites a string from `offset` on, padding with zero bytes. Gives its new length. Logs `SETRANGE`.
-    pub fn set_range(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        offset: usize,
-        bytes: &[u8],
-        now_ms: u64,
-    ) -> Result<usize, OutOfMemory> {
-        let (mut value, expires_at) = match self.find_live(p, key, now_ms) {
-            Some((_, at)) => (self.item(at).value().to_vec(), self.item(at).expires_at()),
-            None => (Vec::new(), None),
-        };
-        let end = offset + bytes.len();
-        if end > MAX_VALUE {
-            return Err(OutOfMemory);
-        }
-        if value.len() < end {
-            value.resize(end, 0);
-        }
-        value[offset..end].copy_from_slice(bytes);
-        self.put(p, key, NewValue::Bytes(&value), expires_at)?;
-        let offset = offset.to_string();
-        self.log(p, &[b"SETRANGE", key, offset.as_bytes(), bytes]);
-        Ok(value.len())
     }
 
     /// Whether the key was there. Logs `DEL`.
@@ -536,94 +410,8 @@ impl<'s> Guard<'s> {
         store.table_bytes_changed(change);
     }
 
-    /// The write hook: a running snapshot gets what is about to change. `rebuilds`: the segment may be rebuilt.
-    fn before_change(&mut self, p: Point, rebuilds: bool) {
-        if self.domain(p.slot).observers & observer::SNAPSHOT != 0 {
-            self.emit(p.slot, p.pos(), rebuilds);
-        }
-    }
-
-    fn emit(&mut self, slot: u16, pos: u64, whole_segment: bool) {
-        let store = self.store;
-        let domain = self.domain_mut(slot);
-        let phase = domain.phase;
-        let table = &mut domain.tables[usize::from(slot % SLOTS_PER_DOMAIN)];
-        // SAFETY: as in `insert`.
-        let hash = |at| unsafe { hash_of(ItemRef::new(&store.pages, at).key(), store.seed) };
-        let refs = if whole_segment {
-            table.visit_segment(pos, phase, &hash)
-        } else {
-            table.visit_bucket(pos, phase, &hash)
-        };
-        if let Some(sink) = store.snapshot_sink() {
-            for at in refs {
-                sink.item(slot, self.item(at));
-            }
-        }
-    }
-
-    fn emit_slot(&mut self, slot: u16) {
-        if self.domain(slot).observers & observer::SNAPSHOT == 0 {
-            return;
-        }
-        let mut pos = Some(0);
-        while let Some(at) = pos {
-            self.emit(slot, at, false);
-            pos = self.table(slot).bucket_at(at, &|r| self.hash(r)).1;
-        }
-    }
-
     fn hash(&self, at: Ref) -> u64 {
         hash_of(self.item(at).key(), self.store.seed)
-    }
-
-    /// Visits whole buckets of a slot from a position on, until `max_items` items were seen; expired ones are left out. Gives where to go
-    /// on, None at the slot's end. Every key that stays is seen exactly once by a walk, growth in between notwithstanding.
-    pub fn walk(
-        &mut self,
-        slot: u16,
-        from_pos: u64,
-        max_items: usize,
-        now_ms: u64,
-        each: &mut dyn FnMut(ItemRef<'_>),
-    ) -> Option<u64> {
-        let mut pos = from_pos;
-        let mut seen = 0;
-        if self.table(slot).is_empty() {
-            return None;
-        }
-        loop {
-            let (refs, next) = self.table(slot).bucket_at(pos, &|r| self.hash(r));
-            for at in refs {
-                let item = self.item(at);
-                if !item.is_expired(now_ms) {
-                    each(item);
-                    seen += 1;
-                }
-            }
-            match next {
-                Some(next) if seen < max_items => pos = next,
-                next => return next,
-            }
-        }
-    }
-
-    /// The snapshot's walk: as [`Guard::walk`], but each bucket only once a snapshot, and to its sink.
-    pub(super) fn snapshot_walk(
-        &mut self,
-        slot: u16,
-        from_pos: u64,
-        max_buckets: usize,
-    ) -> Option<u64> {
-        if self.table(slot).is_empty() {
-            return None;
-        }
-        let mut pos = from_pos;
-        for _ in 0..max_buckets {
-            self.emit(slot, pos, false);
-            pos = self.table(slot).bucket_at(pos, &|r| self.hash(r)).1?;
-        }
-        Some(pos)
     }
 
     pub(super) fn each_domain(&mut self, mut f: impl FnMut(&mut Domain)) {
@@ -635,24 +423,6 @@ impl<'s> Guard<'s> {
     /// Where the removal of expired items stands in a domain.
     pub(super) fn sweep(&mut self, domain: usize) -> &mut Sweep {
         &mut self.domain_mut(domain as u16 * SLOTS_PER_DOMAIN).sweep
-    }
-
-    fn log_store(
-        &mut self,
-        p: Point,
-        name: &[u8],
-        key: &[u8],
-        value: &[u8],
-        expires_at: Option<u64>,
-    ) {
-        match expires_at {
-            None => self.log(p, &[name, key, value]),
-            Some(time) if self.is_observed(p) => {
-                let time = time.to_string();
-                self.log(p, &[name, key, value, b"PXAT", time.as_bytes()]);
-            }
-            Some(_) => {}
-        }
     }
 
     pub(super) fn logs(&self, p: Point) -> bool {

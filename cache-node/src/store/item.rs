@@ -662,6 +662,28 @@ pub unsafe fn set_clock(pages: &Pages, at: Ref, clock: u32) {
     }
 }
 
+/// Overwrites a part of a plain string in place; one in a span may grow within its last block. False: that cannot be, and nothing changed.
+///
+/// # Safety
+/// As [`overwrite_value`], without [`fits_in_place`].
+pub unsafe fn overwrite_part(pages: &Pages, at: Ref, offset: usize, bytes: &[u8]) -> bool {
+    // SAFETY: the caller's word: nobody reads the value, or clones it from its item, meanwhile.
+    unsafe {
+        let item = ItemRef::new(pages, at);
+        if item.header & 7 != Kind::String as u32 {
+            return false;
+        }
+        match item.inline_value() {
+            Some((value, len)) if offset + bytes.len() <= len => {
+                Writer(item.at.add(value + offset)).put(bytes);
+                true
+            }
+            Some(_) => false,
+            None => item.shared_value().overwrite(offset, bytes),
+        }
+    }
+}
+
 /// Overwrites the value of an item that has it in its chunk by one of the same length.
 ///
 /// # Safety

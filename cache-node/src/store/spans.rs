@@ -2,7 +2,7 @@
 //!
 //! A span holds one value behind a head. Its last owner gives it back, whoever that is: the item, or a connection that still sends it. Its
 //! blocks go back to the kernel at once (those of a long one in pieces, by a background thread or by whoever needs them), so what is taken
-//! is what the kernel counts; addresses are plenty, so where the holes are does not matter. A value is written while it has one owner and never changes afterwards.
+//! is what the kernel counts; addresses are plenty, so where the holes are does not matter. A value changes only while it has one owner.
 //!
 //! Invariants:
 //! 1. A block belongs to at most one span; the map of free runs is changed under its lock only, and never holds two runs that touch.
@@ -279,7 +279,7 @@ pub struct SharedValue {
     at: NonNull<Head>,
 }
 
-// SAFETY: a value does not change after it was made; its count is atomic.
+// SAFETY: a value does not change while it has several owners; its count is atomic.
 unsafe impl Send for SharedValue {}
 // SAFETY: as above.
 unsafe impl Sync for SharedValue {}
@@ -300,6 +300,36 @@ impl SharedValue {
             // SAFETY: it was the address of a live span.
             at: unsafe { NonNull::new_unchecked(at) },
         }
+    }
+
+    /// Whether this is the only owner. It stays so while nobody clones this one.
+    fn is_sole(&self) -> bool {
+        // Acquire: what other owners read was read before they gave the value up.
+        self.head().owners.load(Ordering::Acquire) == 1
+    }
+
+    /// Overwrites a part, and what goes beyond the end within the value's last block, zeroes up to there. False: others own the value too, or
+    /// it lacks the memory, and nothing was changed.
+    ///
+    /// # Safety
+    /// Nobody else clones or reads this owner meanwhile.
+    pub unsafe fn overwrite(&self, offset: usize, bytes: &[u8]) -> bool {
+        let len = self.head().len;
+        let new = len.max(offset + bytes.len());
+        if !self.is_sole() || span_bytes(new) != span_bytes(len) {
+            return false;
+        }
+        // SAFETY: the span is ours alone and holds `new` bytes behind its head; no reference into it is alive.
+        unsafe {
+            let value = self.at.add(1).cast::<u8>();
+            value.add(len).write_bytes(0, new - len);
+            let from = NonNull::from(bytes).cast::<u8>();
+            value
+                .add(offset)
+                .copy_from_nonoverlapping(from, bytes.len());
+            (*self.at.as_ptr()).len = new;
+        }
+        true
     }
 
     fn head(&self) -> &Head {
@@ -403,6 +433,28 @@ mod tests {
         live.clear();
         while spans.purge() {}
         assert_eq!((budget.used(), spans.free.lock().next), (0, 0));
+    }
+
+    #[test]
+    fn a_value_changes_in_place_only_while_it_has_one_owner() {
+        let spans = Spans::new(Arc::new(Budget::new(0))).unwrap();
+        let value = spans.value(&[&[7; 20_000]], Room::Limit).unwrap();
+        let room = span_bytes(20_000) - HEAD;
+        // SAFETY: nobody else has the value, or only reads its own owner.
+        unsafe {
+            assert!(value.overwrite(5, b"abc"));
+            assert_eq!((&value[4..9], value.len()), (&b"\x07abc\x07"[..], 20_000));
+            let other = value.clone();
+            assert!(!value.overwrite(5, b"xyz"));
+            drop(other);
+            assert!(value.overwrite(20_002, b"end"));
+            assert_eq!(
+                (&value[19_999..], value.len()),
+                (&b"\x07\0\0end"[..], 20_005)
+            );
+            assert!(value.overwrite(room - 1, b"!") && value.len() == room);
+            assert!(!value.overwrite(room, b"!") && value.len() == room);
+        }
     }
 
     #[test]

@@ -92,6 +92,38 @@ fn step(store: &Store, model: &mut Model, random: &mut Lcg, keys: u64) {
     }
 }
 
+#[test]
+fn parts_of_a_value_change_in_place_while_nobody_else_holds_it() {
+    let store = store(0);
+    let key = b"bits";
+    let p = store.point(key);
+    for length in [100, 10_000, 40_000] {
+        let mut guard = store.lock(p.slot);
+        guard.set(p, key, &vec![1; length], None).unwrap();
+        let place = |guard: &mut Guard<'_>| guard.get(p, key, NOW).unwrap().stored().as_ptr();
+        let before = place(&mut guard);
+        assert_eq!(guard.set_range(p, key, length - 3, b"abc", NOW), Ok(length));
+        assert_eq!(place(&mut guard), before, "{length}");
+        let held = guard.get(p, key, NOW).unwrap().stored();
+        if let ValueRef::Shared(held) = held {
+            assert_eq!(guard.set_range(p, key, 0, b"xyz", NOW), Ok(length));
+            assert_ne!(place(&mut guard), before);
+            assert_eq!(
+                &held[..4],
+                &[1; 4],
+                "what a connection sends stays as it was"
+            );
+            let before = place(&mut guard);
+            assert_eq!(guard.append(p, key, b"more", NOW), Ok(length + 4));
+            assert_eq!(place(&mut guard), before);
+        }
+        let item = guard.get(p, key, NOW).unwrap();
+        let (value, bytes) = (item.value().to_vec(), item.bytes() as u64);
+        assert!(value[length - 3..].starts_with(b"abc"));
+        assert_eq!(guard.slot_bytes(p.slot), bytes);
+    }
+}
+
 fn contents(store: &Store, now_ms: u64) -> Model {
     let mut all = Model::new();
     for slot in 0..SLOTS {

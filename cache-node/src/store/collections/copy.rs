@@ -73,7 +73,7 @@ pub fn write_all(
 }
 
 /// A big collection as it was at one instant.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Frozen {
     pub key: Vec<u8>,
     pub expires_at: Option<u64>,

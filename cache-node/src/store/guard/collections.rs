@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use super::super::budget::{OutOfMemory, Room};
 use super::super::collections::{Object, Owned, Tools, copy, hash, list, set, zset};
-use super::super::item::{self, ItemRef, Kind, NewValue, ValueRef};
+use super::super::item::{self, ItemRef, Kind, NewValue};
 use super::super::pages::Ref;
 use super::super::point::Point;
 use super::super::table::Spot;
-use super::{Guard, SPARE};
+use super::Guard;
 
 /// Why an operation did nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,15 +19,6 @@ pub enum Fault {
     OutOfMemory(#[from] OutOfMemory),
 }
 
-/// See [`Guard::save`].
-#[derive(Debug)]
-pub struct Saved {
-    kind: Kind,
-    /// The bytes of a string or of a packed collection, or a big one.
-    value: Owned,
-    expires_at: Option<u64>,
-}
-
 /// An end of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -36,7 +27,7 @@ pub enum End {
 }
 
 /// Packed bytes and additions up to here are changed without asking for memory ahead: what is written asks.
-const SMALL: usize = 4096;
+pub(super) const SMALL: usize = 4096;
 
 impl Guard<'_> {
     /// The item of a key, if it is of this kind.
@@ -179,7 +170,7 @@ impl Guard<'_> {
     }
 
     /// Puts a big collection in the place of the old item, if any.
-    fn put_big(
+    pub(super) fn put_big(
         &mut self,
         p: Point,
         key: &[u8],
@@ -194,188 +185,6 @@ impl Guard<'_> {
         self.before_change(p, found.is_none());
         self.place(p, found, new, bytes);
         Ok(())
-    }
-
-    /// Moves a big collection to another key or another expiry. Its old key is left without it when the two differ: to be removed.
-    pub(super) fn move_object(
-        &mut self,
-        from: Point,
-        from_key: &[u8],
-        to_key: &[u8],
-        to: Point,
-        expires_at: Option<u64>,
-    ) -> Result<(), OutOfMemory> {
-        let Some((_, old)) = self.find(from, from_key) else {
-            return Ok(());
-        };
-        self.before_change(from, false);
-        self.before_change(to, true);
-        let before = self.item(old).bytes() as u64;
-        let store = self.store;
-        // SAFETY: the item is live and locked, and no ItemRef to it is in use.
-        let Some(object) = (unsafe { item::take_object(&store.pages, old) }) else {
-            return Ok(());
-        };
-        let means = (&store.pages, &store.spans, self.room);
-        let made = item::create_big(means, to_key, object, expires_at);
-        let (new, bytes) = match made {
-            Ok(made) => made,
-            Err((full, object)) => {
-                // SAFETY: as above; it was taken out there.
-                unsafe { item::put_object(&store.pages, old, object) };
-                return Err(full);
-            }
-        };
-        let after = self.item(old).bytes() as u64;
-        let table = self.table_mut(from.slot);
-        table.item_bytes = table.item_bytes + after - before;
-        let found = self.find(to, to_key);
-        self.place(to, found, new, bytes);
-        Ok(())
-    }
-
-    /// Copies or moves a key's value of whatever kind, with its expiry, over what another key holds. False: there is no such key. Logs the
-    /// commands that make it.
-    pub fn transfer(
-        &mut self,
-        (from, from_key): (Point, &[u8]),
-        (to, to_key): (Point, &[u8]),
-        moves: bool,
-        now_ms: u64,
-    ) -> Result<bool, OutOfMemory> {
-        let Some((_, at)) = self.find_live(from, from_key, now_ms) else {
-            return Ok(false);
-        };
-        let replaces = self.find_live(to, to_key, now_ms).is_some();
-        let item = self.item(at);
-        let (kind, expires_at) = (item.kind(), item.expires_at());
-        match (item.object().cloned(), item.stored()) {
-            (Some(_), _) if moves => self.move_object(from, from_key, to_key, to, expires_at)?,
-            (Some(object), _) => {
-                // Its nodes are shared until one of both changes.
-                self.put_big(to, to_key, Box::new(object), expires_at)?;
-            }
-            (None, ValueRef::Inline(value)) => {
-                let bytes = value.to_vec();
-                let value = NewValue::again(item, &bytes);
-                self.put_kind(to, to_key, kind, value, expires_at)?;
-            }
-            (None, ValueRef::Shared(value)) => {
-                let value = NewValue::again_shared(item, value);
-                self.put_kind(to, to_key, kind, value, expires_at)?;
-            }
-        }
-        self.log_item(to, to_key, replaces);
-        if moves {
-            if let Some((spot, at)) = self.find(from, from_key) {
-                self.take_out(from, spot, at);
-            }
-            self.log(from, &[b"DEL", from_key]);
-        }
-        self.note_ready(to, to_key);
-        Ok(true)
-    }
-
-    /// Logs what makes the item of a key as it is now.
-    fn log_item(&mut self, p: Point, key: &[u8], replaces: bool) {
-        if !self.is_observed(p) {
-            return;
-        }
-        self.touched(p, key);
-        if !self.logs(p) || self.replay {
-            return;
-        }
-        let Some((_, at)) = self.find(p, key) else {
-            return;
-        };
-        let mut effects = self
-            .effects
-            .take()
-            .unwrap_or_else(|| SPARE.take().unwrap_or_default());
-        if replaces {
-            effects.push(p, &[b"DEL", key]);
-        }
-        let item = self.item(at);
-        let packed = self.store.log.followers_are_current();
-        effects.push_written(p, |to| super::super::effect::write_item(to, item, packed));
-        self.effects = Some(effects);
-    }
-
-    /// Puts a whole collection in the place of what the key holds; an empty one removes the key. Logs the commands that make it.
-    pub fn put_collection(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        kind: Kind,
-        collection: Owned,
-        expires_at: Option<u64>,
-        now_ms: u64,
-    ) -> Result<(), OutOfMemory> {
-        if collection.view().len(kind) == 0 {
-            self.remove(p, key, now_ms);
-            return Ok(());
-        }
-        let replaces = self.find_live(p, key, now_ms).is_some();
-        match collection {
-            Owned::Packed(run) => {
-                self.put_kind(p, key, kind, NewValue::Bytes(&run), expires_at)?;
-            }
-            Owned::Big(object) => {
-                self.put_big(p, key, object, expires_at)?;
-            }
-        }
-        self.log_item(p, key, replaces);
-        self.note_ready(p, key);
-        Ok(())
-    }
-
-    /// Builds a collection apart from any key, to be put with [`Guard::put_collection`]. `bytes`: what its elements take, about.
-    pub fn build<R>(
-        &self,
-        bytes: usize,
-        f: impl FnOnce(&mut Owned, &Tools<'_>) -> R,
-    ) -> Result<(Owned, R), OutOfMemory> {
-        let store = self.store;
-        let ahead = if bytes > SMALL { 2 * bytes } else { 0 };
-        store.budget.take(ahead)?;
-        let mut owned = Owned::empty();
-        let tools = Tools {
-            limits: store.packing.limits(),
-            budget: &store.budget,
-            seed: store.seed,
-        };
-        let done = f(&mut owned, &tools);
-        store.budget.give(ahead);
-        Ok((owned, done))
-    }
-
-    /// What a key holds, to be put back.
-    pub fn save(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<Saved> {
-        let item = self.get(p, key, now_ms)?;
-        let value = match item.object() {
-            Some(object) => Owned::Big(Box::new(object.clone())),
-            None if item.kind() == Kind::String => Owned::Packed(item.value().to_vec()),
-            None => Owned::Packed(item.stored().to_vec()),
-        };
-        Some(Saved {
-            kind: item.kind(),
-            value,
-            expires_at: item.expires_at(),
-        })
-    }
-
-    /// Puts back what a key held.
-    pub fn put_back(
-        &mut self,
-        p: Point,
-        key: &[u8],
-        saved: Saved,
-        now_ms: u64,
-    ) -> Result<(), OutOfMemory> {
-        match (saved.kind, saved.value) {
-            (Kind::String, Owned::Packed(value)) => self.set(p, key, &value, saved.expires_at),
-            (kind, value) => self.put_collection(p, key, kind, value, saved.expires_at, now_ms),
-        }
     }
 
     fn log_words<'w>(
@@ -739,7 +548,7 @@ impl Guard<'_> {
     }
 
     /// Tells those who wait for a key that it may hold something for them.
-    fn note_ready(&mut self, p: Point, key: &[u8]) {
+    pub(super) fn note_ready(&mut self, p: Point, key: &[u8]) {
         if self.replay || self.domain(p.slot).observers & super::observer::BLOCKED == 0 {
             return;
         }
