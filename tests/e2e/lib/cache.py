@@ -179,15 +179,19 @@ def span(text):
     return range(int(first), int(last or first) + 1)
 
 
-def kind(i):
-    """Of ten keys one is a hash, one a set and one a sorted set; of each thousand hashes' keys one is big."""
-    return {3: "hash", 5: "set", 7: "zset"}.get(i % 10, "string")
+# From this size of a value on all are strings.
+PLAIN_FROM = 4096
+
+
+def kind(i, size=32):
+    """Of ten keys one is a hash, one a set and one a sorted set; of a hundred hashes one is big."""
+    return "string" if size >= PLAIN_FROM else {3: "hash", 5: "set", 7: "zset"}.get(i % 10, "string")
 
 
 def value(prefix, i, size=32):
     """What a key holds, as redis-py reads it: it follows from the name."""
     text = f"{prefix}{i}/".encode().ljust(size, b"%x" % (i % 16))
-    match kind(i):
+    match kind(i, size):
         case "hash":
             return {b"text": text} | {b"f%d" % n: b"%d" % i for n in range(600 if i % 1000 == 3 else 2)}
         case "set":
@@ -197,9 +201,9 @@ def value(prefix, i, size=32):
     return text
 
 
-def write(batch, key, i, what):
+def write(batch, key, i, size, what):
     """May be done again: the key is the same."""
-    match kind(i):
+    match kind(i, size):
         case "hash":
             batch.hset(key, mapping=what)
         case "set":
@@ -210,8 +214,8 @@ def write(batch, key, i, what):
             batch.set(key, what)
 
 
-def read(batch, key, i):
-    match kind(i):
+def read(batch, key, i, size=32):
+    match kind(i, size):
         case "hash":
             batch.hgetall(key)
         case "set":
@@ -227,7 +231,7 @@ def fill(client, prefix, count, size=32):
     for start in range(0, count, 2000):
         with client.pipeline() as batch:
             for i in range(start, min(start + 2000, count)):
-                write(batch, f"{prefix}{i}", i, value(prefix, i, size))
+                write(batch, f"{prefix}{i}", i, size, value(prefix, i, size))
             batch.execute()
 
 
@@ -238,7 +242,7 @@ def check(client, prefix, count, size=32):
         numbers = range(start, min(start + 2000, count))
         with client.pipeline() as batch:
             for i in numbers:
-                read(batch, f"{prefix}{i}", i)
+                read(batch, f"{prefix}{i}", i, size)
             found = batch.execute()
         wrong += [(f"{prefix}{i}", str(v)[:200]) for i, v in zip(numbers, found) if v != value(prefix, i, size)]
     assert not wrong, f"{len(wrong)} of {count} keys are missing or wrong, such as {wrong[:5]}"
