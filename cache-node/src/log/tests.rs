@@ -249,7 +249,7 @@ fn big(name: u64) -> Vec<u8> {
 fn transfers(store: &Store, log: &Log) {
     let mut random = crate::store::tests::Lcg(9);
     let mut done: u32 = 0;
-    while done < 8_000 {
+    while done < 3_000 {
         if !log.has_credit() {
             std::thread::yield_now();
             continue;
@@ -302,7 +302,7 @@ fn shown(store: &Store) -> BTreeMap<Vec<u8>, String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn values_that_are_given_other_keys_reach_followers_wherever_these_have_come_to() {
     use crate::replicate::effects::{Source, apply_copied, apply_records};
-    for _ in 0..3 {
+    for _ in 0..2 {
         let ((store, log), (follower, _)) = (node(1 << 30), node(0));
         store.packing.hash_entries.store(4, Ordering::Relaxed);
         log.activate(&store);
