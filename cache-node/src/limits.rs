@@ -118,3 +118,28 @@ pub const COMPRESSION_MIN_SIZE: u32 = 256;
 pub const COMPRESSION_BUFFER_KEEP: usize = 64 * 1024;
 /// Bytes of what zstd keeps for the next value of a thread.
 pub const COMPRESSION_CONTEXT_KEEP: usize = 1 << 20;
+
+/// Bytes of the scripts that a node knows; those that were only evaluated make room for others.
+pub const SCRIPTS_BYTES_MAX: usize = 16 << 20;
+/// Scripts that are remembered because they were evaluated; loaded ones stay until a flush.
+pub const SCRIPTS_EVALUATED_MAX: usize = 500;
+/// Compiled scripts that a thread keeps.
+pub const SCRIPT_FUNCTIONS_MAX: usize = 1024;
+/// Bytes that the Lua state of a thread takes at most; on a small node a part of its memory, see [`SCRIPT_MEMORY_SHARE`].
+pub const SCRIPT_MEMORY_MAX: u64 = 256 << 20;
+/// The part of `--max-memory` that the Lua states of all threads may take, one in so many.
+pub const SCRIPT_MEMORY_SHARE: u64 = 8;
+/// What a state may take nevertheless: less would hold no script.
+pub const SCRIPT_MEMORY_MIN: u64 = 2 << 20;
+/// Bytes beyond which a state is collected after a script, and replaced if that does not help.
+pub const SCRIPT_MEMORY_KEEP: usize = 4 << 20;
+/// Milliseconds after which a script takes long, unless configured: others are answered BUSY, and `SCRIPT KILL` ends it.
+pub const SCRIPT_BUSY_MS: u64 = 5_000;
+/// The longest a script may run, whatever it did: a node that makes no progress for 30 s is taken for dead.
+pub const SCRIPT_TIME_MAX: Duration = Duration::from_secs(20);
+/// Instructions of Lua between two looks at the time.
+pub const SCRIPT_HOOK_INSTRUCTIONS: u32 = 100_000;
+/// Tables within tables that a script returns, packs or unpacks: each takes stack.
+pub const SCRIPT_DEPTH_MAX: usize = 1_000;
+/// Values that a script unpacks at once: each takes a place on Lua's stack.
+pub const SCRIPT_RESULTS_MAX: usize = 4_000;

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::command::blocking::BlockedClients;
+use crate::command::scripting::Scripting;
 use crate::config::Config;
 use crate::config::passwords::{BadPasswords, Passwords};
 use crate::limits;
@@ -48,6 +49,8 @@ pub struct Node {
     pub clients: Registry,
     /// Those that wait for keys.
     pub blocked: Arc<BlockedClients>,
+    /// Lua scripts.
+    pub scripting: Scripting,
     pub wakers: Arc<Wakers>,
     /// 40 hex digits, new at each start.
     pub run_id: String,
@@ -132,6 +135,7 @@ impl Node {
             stats: Stats::default(),
             clients: Registry::default(),
             blocked,
+            scripting: Scripting::default(),
             wakers,
             run_id: format!(
                 "{}{}",

@@ -1,6 +1,6 @@
 //! From keys to locked slots: whether this node serves them, decided under their lock.
 
-use super::errors::{CROSS_SLOT, READ_ONLY, SLOT_NOT_SERVED, UNDECLARED};
+use super::errors::{BUSY, CROSS_SLOT, READ_ONLY, SLOT_NOT_SERVED, UNDECLARED};
 use super::{Context, Reason, Session, Stop};
 use crate::node::Node;
 use crate::protocol::Args;
@@ -93,10 +93,15 @@ impl<'a> Context<'a> {
         self.lock_keys(args.from(1).iter(), access)
     }
 
-    /// Locks slots, whatever their state. In a transaction or script they are locked already.
+    /// Locks slots, whatever their state. In a transaction or script they are locked already; a script that takes long is not waited for.
     pub fn lock(&self, slots: &[u16]) -> Result<Guard<'a>, Stop> {
         match &self.held {
-            None => Ok(self.node.store.lock_slots(slots)),
+            None => {
+                let running = &self.node.scripting.running;
+                let store = &self.node.store;
+                let locked = store.lock_slots_while(slots, || !running.is_busy_with(slots));
+                locked.ok_or_else(|| BUSY.into())
+            }
             Some(held) => Self::borrow(held, |held| slots.iter().all(|&slot| held.covers(slot))),
         }
     }
@@ -104,7 +109,11 @@ impl<'a> Context<'a> {
     /// Locks everything.
     pub fn lock_all(&self) -> Result<Guard<'a>, Stop> {
         match &self.held {
-            None => Ok(self.node.store.lock_all()),
+            None => {
+                let running = &self.node.scripting.running;
+                let locked = self.node.store.lock_all_while(|| !running.is_busy());
+                locked.ok_or_else(|| BUSY.into())
+            }
             Some(held) => Self::borrow(held, |held| {
                 (0..SLOTS).step_by(16).all(|slot| held.covers(slot))
             }),

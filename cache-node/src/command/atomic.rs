@@ -21,7 +21,7 @@ pub struct Claim {
 }
 
 fn access(flags: Flags) -> Access {
-    match flags.has(Flags::WRITE) {
+    match flags.has(Flags::WRITE.and(Flags::MAY_WRITE)) {
         true => Access::Write,
         false => Access::Read,
     }

@@ -78,6 +78,19 @@ fn flag_value(yes: bool) -> String {
     if yes { "yes" } else { "no" }.into()
 }
 
+/// Milliseconds after which a script takes long.
+const BUSY_THRESHOLD: Parameter = Parameter {
+    name: "busy-reply-threshold",
+    value: |n| {
+        n.scripting
+            .running
+            .threshold_ms
+            .load(Ordering::Relaxed)
+            .to_string()
+    },
+    set: Some(|_, text| number(text, 0, i64::MAX as u64)),
+};
+
 const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "appendonly",
@@ -89,6 +102,7 @@ const PARAMETERS: &[Parameter] = &[
         value: |n| n.config.bind.to_string(),
         set: None,
     },
+    BUSY_THRESHOLD,
     Parameter {
         name: "client-query-buffer-limit",
         value: |n| n.settings.input_max.load(Ordering::Relaxed).to_string(),
@@ -150,6 +164,10 @@ const PARAMETERS: &[Parameter] = &[
                 .to_string()
         },
         set: Some(|_, text| signed(text, i64::from(i32::MIN), i64::from(i32::MAX))),
+    },
+    Parameter {
+        name: "lua-time-limit",
+        ..BUSY_THRESHOLD
     },
     Parameter {
         name: "maxclients",
@@ -284,6 +302,10 @@ fn put_into_force(node: &Node, name: &str, value: u64) {
         "zset-max-listpack-value" | "zset-max-ziplist-value" => pack(&packing.zset_value),
         "compression" => node.store.compression.set_method(Method::numbered(value)),
         "compression-min-size" => node.store.compression.set_min_size(value as u32),
+        "busy-reply-threshold" | "lua-time-limit" => {
+            let running = &node.scripting.running;
+            running.threshold_ms.store(value, Ordering::Relaxed);
+        }
         "maxclients" => settings.max_clients.store(value as u32, Ordering::Relaxed),
         "maxmemory" => node.store.set_max_memory(value),
         "client-query-buffer-limit" => settings.input_max.store(value, Ordering::Relaxed),

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::errors::{NO_AUTH, OUT_OF_MEMORY};
+use super::errors::{BUSY, NO_AUTH, OUT_OF_MEMORY};
 use super::session::ReplyMode;
 use super::table::{Entry, Flags, TABLE};
-use super::{Context, Reason, Request, Session, Stop, transactions};
+use super::{Context, Reason, Request, Session, Stop, scripting, transactions};
 use crate::metrics::stats::ThreadStats;
 use crate::node::Node;
 use crate::protocol::{Args, Output, Reply};
@@ -53,6 +53,9 @@ pub fn execute(
     } else if !session.authenticated && !command.flags.has(Flags::NO_AUTH) {
         transactions::abort(session);
         Err(NO_AUTH.into())
+    } else if node.scripting.running.is_busy() && scripting::is_barred(node, command) {
+        transactions::abort(session);
+        Err(BUSY.into())
     } else if session.transaction.is_some() && !command.flags.has(Flags::UNQUEUED) {
         let resp3 = session.resp3;
         transactions::queue(node, session, entry, args, &mut Reply { out, resp3 })

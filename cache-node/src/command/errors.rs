@@ -20,6 +20,8 @@ pub const NO_AUTH: &str = "NOAUTH Authentication required.";
 pub const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 pub const UNDECLARED: &str =
     "ERR This command touches a key that its transaction or script has not declared";
+pub const BUSY: &str =
+    "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.";
 pub const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
 
 impl From<OutOfMemory> for Stop {

@@ -116,6 +116,18 @@ fn memory(node: &Node, _: u64, f: &mut Fields) {
     f.add("used_memory_log_backlog", node.log.backlog_bytes());
     f.add("used_memory_eviction_queues", store.policy_bytes);
     f.add("used_memory_clients", client_bytes(node));
+    let scripts = &node.scripting.scripts;
+    let (number, bytes) = scripts.size();
+    f.add(
+        "used_memory_vm_eval",
+        scripts.states_bytes.load(Ordering::Relaxed),
+    );
+    f.add(
+        "used_memory_lua",
+        scripts.states_bytes.load(Ordering::Relaxed),
+    );
+    f.add("used_memory_scripts_eval", bytes);
+    f.add("number_of_cached_scripts", number);
     f.add("compaction_moved_bytes", store.moved_bytes);
     let packed = crate::store::compress::stats();
     f.add("compression", node.store.compression.setting().method);

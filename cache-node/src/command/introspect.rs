@@ -92,6 +92,7 @@ fn categories(command: &Command) -> Vec<&'static str> {
         Group::HyperLogLog => names.push("@hyperloglog"),
         Group::Connection => names.push("@connection"),
         Group::Transactions => names.push("@transaction"),
+        Group::Scripting => names.push("@scripting"),
         Group::Server | Group::Cluster => {}
     }
     let by_flag = [

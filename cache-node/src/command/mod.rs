@@ -26,6 +26,7 @@ mod lists;
 mod long_double;
 mod object;
 mod scan;
+pub mod scripting;
 mod server;
 mod session;
 mod set;

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use super::{
     Handler, bitmaps, blocking, client, cluster, config, connection, counters, dump, expiry,
-    hashes, hyperloglog, introspect, keys, lcs, lists, object, scan, server, set, sets, sort,
-    strings, transactions, zcombine, zranges, zsets,
+    hashes, hyperloglog, introspect, keys, lcs, lists, object, scan, scripting, server, set, sets,
+    sort, strings, transactions, zcombine, zranges, zsets,
 };
 
 /// Commands and subcommands at most: the size of the threads' counters.
@@ -39,6 +39,9 @@ impl Flags {
     pub const UNQUEUED: Self = Self(1 << 16);
     /// Locks more than its keys say: in a transaction everything is locked for it.
     pub const WHOLE: Self = Self(1 << 17);
+    /// It may write, though it is no command that always does.
+    pub const MAY_WRITE: Self = Self(1 << 18);
+    pub const NO_MANDATORY_KEYS: Self = Self(1 << 19);
 
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -50,7 +53,7 @@ impl Flags {
 
     /// Names as `COMMAND` tells them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Flags, &str); 15] = [
+        const NAMES: [(Flags, &str); 16] = [
             (Flags::WRITE, "write"),
             (Flags::READONLY, "readonly"),
             (Flags::DENYOOM, "denyoom"),
@@ -66,6 +69,7 @@ impl Flags {
             (Flags::BLOCKING, "blocking"),
             (Flags::MOVABLE_KEYS, "movablekeys"),
             (Flags::SKIP_SLOWLOG, "skip_slowlog"),
+            (Flags::NO_MANDATORY_KEYS, "no_mandatory_keys"),
         ];
         NAMES
             .into_iter()
@@ -96,6 +100,7 @@ pub enum Group {
     Server,
     Cluster,
     Transactions,
+    Scripting,
 }
 
 impl Group {
@@ -113,6 +118,7 @@ impl Group {
             Self::Server => "server",
             Self::Cluster => "cluster",
             Self::Transactions => "transactions",
+            Self::Scripting => "scripting",
         }
     }
 }
@@ -228,7 +234,7 @@ const NAME_MAX: usize = 32;
 
 impl Table {
     fn build() -> Self {
-        let families: [&'static [Command]; 26] = [
+        let families: [&'static [Command]; 27] = [
             strings::COMMANDS,
             set::COMMANDS,
             counters::COMMANDS,
@@ -249,6 +255,7 @@ impl Table {
             scan::COMMANDS,
             expiry::COMMANDS,
             transactions::COMMANDS,
+            scripting::COMMANDS,
             connection::COMMANDS,
             client::COMMANDS,
             server::COMMANDS,

@@ -28,8 +28,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::log::Log;
 use budget::Budget;
@@ -172,6 +173,15 @@ pub struct Store {
     room: Upkeep,
 }
 
+/// The domains of slots, ascending; one at least.
+fn domains_of(slots: &[u16]) -> Vec<usize> {
+    let mut domains = order::ascending(slots.iter().map(|&slot| domain_of(slot)).collect());
+    if domains.is_empty() {
+        domains.push(0);
+    }
+    domains
+}
+
 /// What a background thread frees.
 enum Garbage {
     Tables(Vec<Table>),
@@ -238,16 +248,59 @@ impl Store {
         if let [slot] = slots {
             return self.lock(*slot);
         }
-        let mut domains = order::ascending(slots.iter().map(|&slot| domain_of(slot)).collect());
-        if domains.is_empty() {
-            domains.push(0);
-        }
-        self.lock_domains(domains.into_iter())
+        self.lock_domains(domains_of(slots).into_iter())
     }
 
     /// Locks everything.
     pub fn lock_all(&self) -> Guard<'_> {
         self.lock_domains(0..DOMAINS)
+    }
+
+    /// As [`Store::lock_slots`], but asks now and then, while it waits, whether to go on. None: not to; nothing is locked.
+    pub fn lock_slots_while(&self, slots: &[u16], go_on: impl Fn() -> bool) -> Option<Guard<'_>> {
+        if let [slot] = slots {
+            return self.lock_domains_while(std::iter::once(domain_of(*slot)), &go_on);
+        }
+        self.lock_domains_while(domains_of(slots).into_iter(), &go_on)
+    }
+
+    /// As [`Store::lock_all`], asking as [`Store::lock_slots_while`] does.
+    pub fn lock_all_while(&self, go_on: impl Fn() -> bool) -> Option<Guard<'_>> {
+        self.lock_domains_while(0..DOMAINS, &go_on)
+    }
+
+    fn lock_domains_while(
+        &self,
+        domains: impl Iterator<Item = usize>,
+        go_on: &dyn Fn() -> bool,
+    ) -> Option<Guard<'_>> {
+        let mut all = true;
+        let locked = domains.map_while(|d| {
+            let lock = &self.domains[d].0;
+            let locked = lock.try_lock().or_else(|| self.wait_while(lock, go_on));
+            all = locked.is_some();
+            Some((d, locked?))
+        });
+        let guard = Guard::new(self, locked);
+        guard.filter(|_| all)
+    }
+
+    #[cold]
+    fn wait_while<'s>(
+        &self,
+        lock: &'s Mutex<Domain>,
+        go_on: &dyn Fn() -> bool,
+    ) -> Option<MutexGuard<'s, Domain>> {
+        const ASK: Duration = Duration::from_millis(1);
+        self.counters.contended.fetch_add(1, Ordering::Relaxed);
+        loop {
+            if let Some(locked) = lock.try_lock_for(ASK) {
+                return Some(locked);
+            }
+            if !go_on() {
+                return None;
+            }
+        }
     }
 
     fn lock_domains(&self, domains: impl Iterator<Item = usize>) -> Guard<'_> {

@@ -8,5 +8,6 @@ mod data;
 mod generate;
 mod process;
 mod redis;
+mod scripts;
 mod transactions;
 mod wire;
