@@ -138,6 +138,9 @@ pub trait Platform: Send + Sync {
     /// Puts the stored topology where starting nodes find it.
     async fn publish_topology(&self, desired: &Desired, topology: &Topology) -> Result<(), Error>;
 
+    /// Puts the wanted list of regions where starting nodes find it.
+    async fn publish_regions(&self, desired: &Desired) -> Result<(), Error>;
+
     async fn record_maintenance(&self, status: &MaintenanceStatus) -> Result<(), Error>;
 
     /// Writes all of the status but the topology, if it differs from what is stored.

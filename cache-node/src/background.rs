@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::process;
 use crate::node::{Node, now_ms};
-use crate::store::{CompactionPass, PolicyKind};
+use crate::store::CompactionPass;
 
 const TICK: Duration = Duration::from_millis(100);
 /// Of each tick, what the removal of expired items may take.
@@ -93,11 +93,13 @@ impl Work {
             (Some(_), true) => Duration::ZERO,
         };
         let called = self.node.store.wait_for_need(rest);
-        self.needed |= called;
         let store = &self.node.store;
+        // A region's need is not for pages.
+        self.needed |= called && store.shortage().0 > 0;
         let begin = Instant::now();
         store.expire(now_ms(), begin + SWEEP);
         store.free_garbage();
+        store.settle_regions(begin + SWEEP);
         store.tidy_queues();
         self.account();
         self.evict(called);
@@ -123,10 +125,13 @@ impl Work {
     /// that is in pages that compaction will give back.
     fn evict(&self, called: bool) {
         let store = &self.node.store;
-        if store.policy() == PolicyKind::NoEviction || !self.node.log.has_credit() {
+        if !store.may_evict() || !self.node.log.has_credit() {
             return;
         }
         let begin = Instant::now();
+        if store.evict_from_regions(begin + SWEEP) {
+            self.node.wakers.wake_all();
+        }
         while store.items_over() > 0 && begin.elapsed() < SWEEP {
             if store.evict_one().is_none() {
                 break;
@@ -148,7 +153,7 @@ impl Work {
         let store = &self.node.store;
         if self.pass.is_none() {
             self.pass = store.begin_compaction(self.needed);
-            if self.pass.is_none() && self.needed && store.policy() != PolicyKind::NoEviction {
+            if self.pass.is_none() && self.needed && store.may_evict() {
                 // Room that compaction cannot gain yet: what is there must become less.
                 let (short, _) = store.shortage();
                 if short > 0 && self.node.log.has_credit() {

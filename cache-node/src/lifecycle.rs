@@ -9,11 +9,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cluster::Cluster;
+use crate::cluster::regions::KnownRegions;
 use crate::cluster::role::Role;
 use crate::cluster::state::SyncPhase;
 use crate::cluster::topology::{Known, Member, with_new_primary};
 use crate::control::client::Peer;
-use crate::persist::datadir::read_topology;
+use crate::persist::datadir::{REGIONS, read_regions, read_topology};
 
 /// The longest that a stopping primary waits for the operator to hand over.
 const OPERATOR: Duration = Duration::from_secs(6);
@@ -31,6 +32,11 @@ const LOOK: Duration = Duration::from_secs(2);
 pub async fn join(cluster: Arc<Cluster>, topology_file: Option<PathBuf>) {
     if cluster.is_standalone() {
         return;
+    }
+    // What is mounted is the operator's last word, or little older; what was kept is for those without a mount.
+    let mounted = topology_file.as_deref().and_then(regions_beside);
+    if let Some(known) = mounted.or_else(|| cluster.kept_regions()) {
+        cluster.offer_regions(known).await;
     }
     let kept = cluster.kept_topology();
     let mut from_file = read_file(topology_file.as_deref());
@@ -59,6 +65,15 @@ pub async fn join(cluster: Arc<Cluster>, topology_file: Option<PathBuf>) {
             ask_peers(&cluster).await;
         }
     }
+}
+
+/// The list of regions in the folder of the topology file.
+fn regions_beside(topology_file: &Path) -> Option<KnownRegions> {
+    let path = topology_file.with_file_name(REGIONS);
+    read_regions(&path).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the list of regions beside --topology-file is not readable; going on without");
+        None
+    })
 }
 
 fn read_file(path: Option<&Path>) -> Option<Known> {

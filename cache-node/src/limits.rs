@@ -105,6 +105,17 @@ pub const MEMBERS_MAX: usize = 64;
 /// Bytes of a name or host in a topology: those of a DNS name.
 pub const NAME_MAX: usize = 253;
 
+/// Bytes of a list of regions in JSON.
+pub const REGIONS_BYTES_MAX: usize = 256 * 1024;
+/// Regions of a Cache: a node tells the figures of each with its state.
+pub const REGIONS_MAX: usize = 128;
+/// Bytes of a region's prefix.
+pub const REGION_PREFIX_MAX: usize = 256;
+/// Bytes of a region: 1 Pi.
+pub const REGION_SIZE_MAX: u64 = 1 << 50;
+/// Milliseconds of a default expiry: ten years.
+pub const REGION_TTL_MAX_MS: u64 = 10 * 366 * 86_400_000;
+
 /// Lines of a password file: the present password and those being rotated out; each attempt is compared with all.
 pub const PASSWORDS_MAX: usize = 16;
 

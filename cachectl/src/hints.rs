@@ -39,7 +39,7 @@ fn hint(error: &anyhow::Error, text: &str) -> Option<String> {
 fn of_status(code: u16, message: &str) -> Option<String> {
     match code {
         401 => Some("the kubeconfig's credentials are not accepted: sign in again".into()),
-        403 => Some(format!("ask for the right to read {GROUP} (kubectl create clusterrole cache-viewer --verb=get,list --resource=caches.{GROUP},cachebackups.{GROUP},events)")),
+        403 => Some(format!("ask for the right to read {GROUP} (kubectl create clusterrole cache-viewer --verb=get,list --resource=caches.{GROUP},cachebackups.{GROUP},cacheregions.{GROUP},events)")),
         // The API server's words for a kind that it does not know.
         404 if message.contains("could not find the requested resource") || message.contains("page not found") => {
             Some("the kind is not known to this cluster: install the operator (`helm install cache-operator charts/cache-operator`)".into())

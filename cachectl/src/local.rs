@@ -9,7 +9,7 @@ use cache_operator::backup::{Cancel, Progress};
 use cache_operator::local::{
     Fuse, Local, LocalS3, Manifests, Operator, StateFolder, edit_spec, find_node_program,
     is_settled, read_cache, read_events, read_manifests, take_snapshot, unused_fields,
-    write_backup_spec, write_spec,
+    write_backup_spec, write_region_specs, write_spec,
 };
 use cache_operator::plan::Limits;
 use cache_operator::plan::cron::Schedule;
@@ -145,6 +145,7 @@ pub async fn start(
         server.file().write(&folder)?;
         s3 = Some(server);
     }
+    write_region_specs(&folder, &manifests.regions)?;
     let mut operators = Vec::new();
     for cache in &manifests.caches {
         let name = cache.name_any();

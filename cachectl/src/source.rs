@@ -1,8 +1,8 @@
 //! Where Caches and their events are read: a Kubernetes cluster, or a state directory of local mode.
 
 use anyhow::{Context, bail};
-use cache_operator::api::{Cache, CacheBackup};
-use cache_operator::local::{StateFolder, read_backup, read_cache, read_events};
+use cache_operator::api::{Cache, CacheBackup, CacheRegion};
+use cache_operator::local::{StateFolder, read_backup, read_cache, read_events, read_region};
 use k8s_openapi::api::core::v1::Event;
 use kube::api::ListParams;
 use kube::config::KubeConfigOptions;
@@ -142,6 +142,24 @@ impl Source {
                     })
                 };
                 Ok(folder.backup_names()?.iter().map(read).collect())
+            }
+        }
+    }
+
+    /// All CacheRegions, of whichever Cache.
+    pub async fn regions(&self) -> anyhow::Result<Vec<Found<CacheRegion>>> {
+        match self {
+            Source::Cluster { client, namespace } => {
+                guarded(client, namespace, "CacheRegions").await
+            }
+            Source::Local(folder) => {
+                let read = |name: &String| {
+                    read_region(folder, name).map_err(|error| Unreadable {
+                        name: name.clone(),
+                        error: format!("{error:#}"),
+                    })
+                };
+                Ok(folder.region_names()?.iter().map(read).collect())
             }
         }
     }

@@ -1,6 +1,6 @@
 //! `cachectl status`: reads, then renders.
 
-use cache_operator::api::{Cache, CacheBackup};
+use cache_operator::api::{Cache, CacheBackup, CacheRegion};
 use kube::ResourceExt;
 
 use crate::source::{Found, Source};
@@ -31,31 +31,46 @@ pub async fn run(name: Option<&str>, from: &From, output: Option<Output>) -> any
 async fn text(found: &[Found<Cache>], source: &Source) -> String {
     let now = jiff::Timestamp::now();
     // Who may read Caches only still sees them.
-    let (backups, notes) = match source.backups().await {
-        Ok(backups) => {
-            let told = |unreadable| render::unreadable("CacheBackup", unreadable);
-            let notes = backups.iter().filter_map(|found| found.as_ref().err());
-            let notes: Vec<String> = notes.map(told).collect();
-            (backups.into_iter().flatten().collect::<Vec<_>>(), notes)
-        }
-        Err(error) => (Vec::new(), vec![render::note(&format!("{error:#}"))]),
-    };
-    let of = |cache: &Cache| -> Vec<CacheBackup> {
+    let mut notes = Vec::new();
+    let backups: Vec<CacheBackup> = readable("CacheBackup", source.backups().await, &mut notes);
+    let regions: Vec<CacheRegion> = readable("CacheRegion", source.regions().await, &mut notes);
+    let backups_of = |cache: &Cache| -> Vec<CacheBackup> {
         let name = cache.name_any();
         let own = backups.iter().filter(|b| b.spec.cache_ref.name == name);
+        own.cloned().collect()
+    };
+    let regions_of = |cache: &Cache| -> Vec<CacheRegion> {
+        let name = cache.name_any();
+        let own = regions.iter().filter(|r| r.spec.cache_ref.name == name);
         own.cloned().collect()
     };
     let mut shown: Vec<String> = Vec::new();
     for cache in found {
         shown.push(match cache {
             Ok(cache) => format!(
-                "{}{}",
+                "{}{}{}",
                 render::status(cache, now),
-                render::backups(&of(cache), now)
+                render::regions(&regions_of(cache)),
+                render::backups(&backups_of(cache), now)
             ),
             Err(unreadable) => render::unreadable("Cache", unreadable),
         });
     }
     shown.extend(notes);
     shown.join("\n")
+}
+
+/// Those that can be read; of the others a note.
+fn readable<K>(
+    kind: &str,
+    found: anyhow::Result<Vec<Found<K>>>,
+    notes: &mut Vec<String>,
+) -> Vec<K> {
+    let found = found.unwrap_or_else(|error| {
+        notes.push(render::note(&format!("{error:#}")));
+        Vec::new()
+    });
+    let unreadable = found.iter().filter_map(|found| found.as_ref().err());
+    notes.extend(unreadable.map(|unreadable| render::unreadable(kind, unreadable)));
+    found.into_iter().flatten().collect()
 }

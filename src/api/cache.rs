@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{Condition, SecretKeyRef, Time};
+use super::region::{EvictionType, Ttl};
 use super::topology::{Role, Topology};
 
 /// A sharded, replicated cache that speaks the Redis protocol.
@@ -149,6 +150,24 @@ pub struct Policy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::schema::memory")]
     pub max_memory_per_shard: Option<Quantity>,
+    /// What goes when a member is full. Changes without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<Eviction>,
+    /// The expiry of keys that are written without one. Changes without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<Ttl>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Eviction {
+    /// None unless set: writes are refused when a member is full.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<EvictionType>,
+    /// Keys of a shard at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_items_per_shard: Option<i64>,
 }
 
 /// Work that is done at set times.

@@ -3,11 +3,11 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use super::{Cache, CacheBackup};
+use super::{Cache, CacheBackup, CacheRegion};
 
 /// All kinds, in the order in which they are printed.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![Cache::crd(), CacheBackup::crd()]
+    vec![Cache::crd(), CacheBackup::crd(), CacheRegion::crd()]
 }
 
 /// File name and content of each, as kept in `crds/`.

@@ -38,6 +38,9 @@ pub struct NodeState {
     pub clients: u64,
     pub stopping: bool,
     pub writes_paused: bool,
+    /// Of the list of regions that every item is counted by; empty: it never took one.
+    pub regions_hash: String,
+    pub regions: Vec<RegionState>,
 }
 
 impl NodeState {
@@ -46,9 +49,31 @@ impl NodeState {
         (self.log_epoch, self.offset)
     }
 
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.features.iter().any(|feature| feature == name)
+    }
+
     pub fn move_state(&self, id: &str) -> Option<&MoveState> {
         self.moves.iter().find(|state| state.id == id)
     }
+}
+
+/// A node that says so takes lists of regions.
+pub const FEATURE_REGIONS: &str = "regions";
+
+/// What a node holds and has counted of a region.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegionState {
+    pub name: String,
+    pub keys: u64,
+    pub bytes: u64,
+    /// The node's part of the region's size; 0: no limit.
+    pub max_bytes: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub evicted_keys: u64,
+    pub evicted_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -121,6 +121,20 @@ async fn carry_out<P: Platform + ?Sized>(
             all_of(join_all(asked).await)
         }
         Step::PushTopology { topology, to } => push(platform, desired, topology, to).await,
+        Step::PushRegions { regions, to } => {
+            // For nodes that start while nobody can be asked; the next `ensure` tries again.
+            if let Err(error) = platform.publish_regions(desired).await {
+                tracing::warn!(cache = %platform.key(), %error, "cannot publish the regions for starting nodes");
+            }
+            let json = regions.json();
+            let told = to.iter().map(async |member| {
+                let command = Command::RegionsSet { json: &json };
+                let answer: Result<(), NodeError> =
+                    platform.hub().call(platform.key(), member, command).await;
+                answer.map_err(|error| format!("{member}: {error}"))
+            });
+            all_of(join_all(told).await)
+        }
         Step::WriteTopology(change) => {
             store(platform, desired, step, change).await?;
             push(platform, desired, &change.topology, &change.push).await

@@ -35,6 +35,7 @@ fn desired(change: impl FnOnce(&mut Value)) -> Desired {
             namespace: "kitchen".into(),
         },
         limits: Limits::default(),
+        regions: Vec::new(),
     };
     crate::validate::cache(&cache, &context).unwrap()
 }

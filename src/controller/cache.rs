@@ -12,6 +12,7 @@ use super::driver::{self, Round};
 use super::platform::KubePlatform;
 use crate::api::cache::Cache;
 use crate::api::names;
+use crate::api::region::CacheRegion;
 use crate::api::topology::Addressing;
 use crate::metrics::Shown;
 use crate::plan::steps::Told;
@@ -48,7 +49,7 @@ pub async fn turn(context: Arc<Context>, key: CacheKey) -> Option<Duration> {
     again
 }
 
-fn validation(context: &Context, key: &CacheKey) -> validate::Context {
+pub(super) fn validation(context: &Context, key: &CacheKey) -> validate::Context {
     validate::Context {
         default_image: context.cache_image.clone(),
         addressing: Addressing::Pods {
@@ -56,7 +57,15 @@ fn validation(context: &Context, key: &CacheKey) -> validate::Context {
             namespace: key.namespace.clone(),
         },
         limits: Limits::default(),
+        regions: regions(context, key),
     }
+}
+
+/// The Cache's CacheRegions that can be read.
+fn regions(context: &Context, key: &CacheKey) -> Vec<CacheRegion> {
+    let group = context.stores.regions.group(key);
+    let readable = group.iter().filter_map(|guard| guard.0.as_ref().ok());
+    readable.cloned().collect()
 }
 
 /// Makes a round known: metrics, events about new waits, and when to come again.

@@ -1,7 +1,7 @@
 //! What the controllers share, and what they remember of each Cache between rounds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::apply::kube::Writer;
@@ -32,6 +32,8 @@ pub struct Context {
     /// This operator's own, for backup Jobs.
     pub self_image: String,
     pub memories: Mutex<BTreeMap<CacheKey, Memory>>,
+    /// When the figures of a CacheRegion were last written.
+    pub region_figures: Mutex<BTreeMap<CacheKey, Instant>>,
 }
 
 /// Nothing that a restarted operator would miss.
@@ -57,6 +59,27 @@ impl Context {
         show_undecodable(&self.stores, &self.metrics);
     }
 
+    fn region_figures(&self) -> MutexGuard<'_, BTreeMap<CacheKey, Instant>> {
+        let figures = self.region_figures.lock();
+        figures.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Milliseconds since the figures of a CacheRegion were written; as long as it gets if this process never did.
+    pub fn since_region_figures(&self, region: &CacheKey) -> u64 {
+        let written = self.region_figures().get(region).copied();
+        written.map_or(u64::MAX, |at| {
+            u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX)
+        })
+    }
+
+    pub fn wrote_region_figures(&self, region: &CacheKey) {
+        self.region_figures().insert(region.clone(), Instant::now());
+    }
+
+    pub fn forget_region(&self, region: &CacheKey) {
+        self.region_figures().remove(region);
+    }
+
     pub fn forget(&self, key: &CacheKey) {
         self.hub.forget(key);
         self.metrics.forget(key);
@@ -68,7 +91,13 @@ impl Context {
 fn show_undecodable(stores: &Stores, metrics: &Metrics) {
     let caches = stores.caches.count(|guard| guard.0.is_err());
     let backups = stores.backups.count(|guard| guard.0.is_err());
-    for (kind, count) in [("Cache", caches), ("CacheBackup", backups)] {
+    let regions = stores.regions.count(|guard| guard.0.is_err());
+    let counts = [
+        ("Cache", caches),
+        ("CacheBackup", backups),
+        ("CacheRegion", regions),
+    ];
+    for (kind, count) in counts {
         let gauge = metrics.undecodable.with_label_values(&[kind]);
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }

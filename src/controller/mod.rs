@@ -7,6 +7,7 @@ pub mod context;
 pub mod driver;
 mod platform;
 pub mod queue;
+pub mod region;
 mod run;
 
 pub use context::Context;

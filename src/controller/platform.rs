@@ -423,6 +423,15 @@ impl Platform for KubePlatform {
             .await
     }
 
+    async fn publish_regions(&self, desired: &Desired) -> Result<(), Error> {
+        let stored = self.cache()?.status.and_then(|status| status.topology);
+        match stored {
+            Some(topology) => self.publish_topology(desired, &topology).await,
+            // There is no ConfigMap before there is a topology.
+            None => Ok(()),
+        }
+    }
+
     async fn record_maintenance(&self, status: &MaintenanceStatus) -> Result<(), Error> {
         let cache = self.cache()?;
         let old = cache

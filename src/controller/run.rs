@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use tokio::sync::{mpsc, watch};
 
-use super::{Context, backup, cache, queue};
+use super::{Context, backup, cache, queue, region};
 use crate::apply::kube::Writer;
 use crate::config::RunArgs;
 use crate::events::Events;
@@ -20,6 +20,8 @@ use crate::observe::watch::{Readiness, WATCH_MAX};
 
 /// Backups that are looked at at the same time.
 const BACKUP_CONCURRENCY: usize = 4;
+/// CacheRegions likewise.
+const REGION_CONCURRENCY: usize = 4;
 
 /// Runs until SIGTERM or SIGINT, or until the lease is lost.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
@@ -34,9 +36,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (hub, changed) = Hub::new();
     let (caches, asked_caches) = mpsc::unbounded_channel();
     let (backups, asked_backups) = mpsc::unbounded_channel();
-    let triggers = Triggers { caches, backups };
-    tokio::spawn(forward(changed, triggers.caches.clone()));
+    let (regions, asked_regions) = mpsc::unbounded_channel();
+    let triggers = Triggers {
+        caches,
+        backups,
+        regions,
+    };
     let stores = Stores::default();
+    tokio::spawn(forward(changed, triggers.clone(), stores.clone()));
     let readiness = Readiness::default();
     Watches {
         client: &client,
@@ -65,6 +72,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         cache_image: args.cache_image.clone(),
         self_image: args.self_image.clone(),
         memories: Mutex::new(BTreeMap::new()),
+        region_figures: Mutex::default(),
     });
 
     let (stop, stopping) = watch::channel(false);
@@ -84,7 +92,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         }
     };
     let (cache_context, backup_context) = (context.clone(), context.clone());
-    let work = futures::future::join(
+    let work = futures::future::join3(
         queue::run(
             asked_caches,
             usize::from(args.concurrency),
@@ -96,8 +104,15 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             asked_backups,
             BACKUP_CONCURRENCY,
             begin(),
-            stopped(stopping),
+            stopped(stopping.clone()),
             move |key| backup::turn(backup_context.clone(), key),
+        ),
+        queue::run(
+            asked_regions,
+            REGION_CONCURRENCY,
+            begin(),
+            stopped(stopping),
+            move |key| region::turn(context.clone(), key),
         ),
     );
     // The lease is given up only when nothing is being written any more.
@@ -125,12 +140,15 @@ async fn client(args: &RunArgs) -> anyhow::Result<kube::Client> {
     kube::Client::try_from(config).context("the Kubernetes client cannot be made")
 }
 
+/// News of nodes concern their Cache and its regions.
 async fn forward(
     mut from: mpsc::UnboundedReceiver<crate::platform::CacheKey>,
-    to: mpsc::UnboundedSender<crate::platform::CacheKey>,
+    to: Triggers,
+    stores: Stores,
 ) {
     while let Some(key) = from.recv().await {
-        if to.send(key).is_err() {
+        to.regions_of(&stores, &key);
+        if to.caches.send(key).is_err() {
             return;
         }
     }

@@ -10,7 +10,10 @@
 //! caches/<cache>/events.jsonl         what was done
 //! caches/<cache>/control-password     (0600)
 //! caches/<cache>/topology.json        the last topology, as nodes read it at their start
+//! caches/<cache>/regions.json        the list of regions, likewise
 //! caches/<cache>/members/<member>/    member.yaml (its ports), log, pid, data
+//! regions/<region>/spec.yaml          a CacheRegion manifest
+//! regions/<region>/status.yaml        its status
 //! backups/<backup>/spec.yaml          a CacheBackup manifest
 //! backups/<backup>/status.yaml        its status
 //! ```
@@ -55,6 +58,16 @@ impl StateFolder {
     /// The folder of a CacheBackup.
     pub fn backup(&self, name: &str) -> PathBuf {
         self.root.join("backups").join(name)
+    }
+
+    /// The folder of a CacheRegion.
+    pub fn region(&self, name: &str) -> PathBuf {
+        self.root.join("regions").join(name)
+    }
+
+    /// Names of the CacheRegions that have a spec, in order.
+    pub fn region_names(&self) -> anyhow::Result<Vec<String>> {
+        names_below(&self.root.join("regions"))
     }
 
     /// Names of the Caches that have a spec, in order.
@@ -125,6 +138,10 @@ impl CacheFolder {
 
     pub fn topology(&self) -> PathBuf {
         self.path.join("topology.json")
+    }
+
+    pub fn regions(&self) -> PathBuf {
+        self.path.join("regions.json")
     }
 
     pub fn members(&self) -> PathBuf {

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use crate::api::{Cache, CacheBackup};
+use crate::api::{Cache, CacheBackup, CacheRegion};
 use crate::validate;
 
 /// The objects of a file, in its order.
@@ -13,6 +13,7 @@ use crate::validate;
 pub struct Manifests {
     pub caches: Vec<Cache>,
     pub backups: Vec<CacheBackup>,
+    pub regions: Vec<CacheRegion>,
 }
 
 /// Reads a file of YAML documents.
@@ -37,8 +38,9 @@ fn parse(text: &str) -> anyhow::Result<Manifests> {
         match value.get("kind").and_then(|k| k.as_str()) {
             Some("Cache") => found.caches.push(object(value, number)?),
             Some("CacheBackup") => found.backups.push(object(value, number)?),
+            Some("CacheRegion") => found.regions.push(object(value, number)?),
             Some(kind) => bail!(
-                "document {number} is a {kind}: local mode runs Cache and CacheBackup only, so take it out of the file"
+                "document {number} is a {kind}: local mode runs Cache, CacheRegion and CacheBackup only, so take it out of the file"
             ),
             None => bail!("document {number} has no kind: begin it with `kind: Cache`"),
         }
@@ -46,17 +48,29 @@ fn parse(text: &str) -> anyhow::Result<Manifests> {
     if found.caches.is_empty() {
         bail!("there is no Cache in it");
     }
+    let has = |wanted: &String| {
+        let mut caches = found.caches.iter();
+        caches.any(|cache| cache.metadata.name.as_ref() == Some(wanted))
+    };
+    for region in &found.regions {
+        let name = region.metadata.name.as_deref().unwrap_or_default();
+        if let Err(invalid) = validate::regions::region(region) {
+            bail!("CacheRegion {name:?}: {invalid}");
+        }
+        let wanted = &region.spec.cache_ref.name;
+        if !has(wanted) {
+            bail!(
+                "CacheRegion {name:?}: spec.cacheRef.name is {wanted:?}, which is not in the file"
+            );
+        }
+    }
     for backup in &found.backups {
         if let Err(invalid) = validate::backup(backup) {
             let name = backup.metadata.name.as_deref().unwrap_or_default();
             bail!("CacheBackup {name:?}: {invalid}");
         }
         let wanted = &backup.spec.cache_ref.name;
-        if !found
-            .caches
-            .iter()
-            .any(|c| c.metadata.name.as_ref() == Some(wanted))
-        {
+        if !has(wanted) {
             bail!(
                 "CacheBackup {:?}: spec.cacheRef.name is {wanted:?}, which is not in the file",
                 backup.metadata.name
@@ -150,10 +164,13 @@ mod tests {
     const CACHE: &str = "kind: Cache\napiVersion: cache.clusterdb.io/v1alpha1\nmetadata: {name: main}\nspec: {shards: 3, resources: {limits: {memory: 1Gi}}}\n";
     const BACKUP: &str = "---\nkind: CacheBackup\napiVersion: cache.clusterdb.io/v1alpha1\nmetadata: {name: daily}\nspec:\n  cacheRef: {name: main}\n  schedule: '0 2 * * *'\n  storage: {s3: {bucket: vault}}\n";
 
+    const REGION: &str = "---\nkind: CacheRegion\napiVersion: cache.clusterdb.io/v1alpha1\nmetadata: {name: session}\nspec:\n  cacheRef: {name: main}\n  size: 5Mi\n";
+
     #[test]
     fn documents_become_objects() {
-        let found = parse(&format!("{CACHE}{BACKUP}---\n")).expect("objects");
+        let found = parse(&format!("{CACHE}{BACKUP}{REGION}---\n")).expect("objects");
         assert_eq!((found.caches.len(), found.backups.len()), (1, 1));
+        assert_eq!(found.regions.len(), 1);
         assert_eq!(found.caches[0].spec.shards, 3);
         assert_eq!(unused_fields(&found.caches[0]), Vec::<&str>::new());
     }
@@ -174,6 +191,14 @@ mod tests {
             (
                 format!("{CACHE}{}", BACKUP.replace("vault", "s3://vault")),
                 "spec.storage.s3.bucket",
+            ),
+            (
+                format!("{CACHE}{}", REGION.replace("5Mi", "5MB")),
+                "spec.size",
+            ),
+            (
+                format!("{CACHE}{}", REGION.replace("name: main", "name: other")),
+                "not in the file",
             ),
             ("shards: 3".to_string(), "kind"),
             (String::new(), "no Cache"),

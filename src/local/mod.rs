@@ -9,6 +9,7 @@ mod manifest;
 mod members;
 mod operate;
 mod platform;
+mod regions;
 mod s3;
 mod store;
 mod supervisor;
@@ -20,6 +21,7 @@ pub use manifest::{Manifests, read_manifests, unused_fields};
 pub use members::{MemberFile, Ports, find_node_program, read_members};
 pub use operate::{Local, Operator};
 pub use platform::{LocalPlatform, Shared};
+pub use regions::{read_region, write_region_specs};
 pub use s3::LocalS3;
 pub use store::{
     CacheStore, Conflict, LOCAL_NAMESPACE, LocalEvent, SwapError, edit_spec, is_settled,

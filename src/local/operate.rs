@@ -13,6 +13,7 @@ use super::folder::{OwnedFolder, StateFolder};
 use super::fuse::Fuse;
 use super::members::Ports;
 use super::platform::{LocalPlatform, Shared};
+use super::regions;
 use super::store::CacheStore;
 use super::supervisor::Supervisor;
 use crate::controller::driver;
@@ -95,6 +96,7 @@ impl Local {
         let fuse = platform.fuse().clone();
         let task = tokio::spawn(look_after(
             platform,
+            self.folder().clone(),
             self.news.clone(),
             self.shared.supervisor.states(),
         ));
@@ -130,6 +132,7 @@ impl Operator {
 
 async fn look_after(
     platform: LocalPlatform,
+    folder: StateFolder,
     mut news: watch::Receiver<u64>,
     mut processes: watch::Receiver<super::Processes>,
 ) {
@@ -138,7 +141,7 @@ async fn look_after(
         let stamp = stamp(&spec);
         news.mark_unchanged();
         processes.mark_unchanged();
-        let pause = match round(&platform).await {
+        let pause = match round(&platform, &folder).await {
             Ok(round) if round.failed.is_some() => TRY_AGAIN,
             Ok(round) => round.again.min(LOOK_AGAIN_MAX),
             Err(error) => {
@@ -157,14 +160,17 @@ async fn look_after(
     }
 }
 
-async fn round(platform: &LocalPlatform) -> anyhow::Result<driver::Round> {
+async fn round(platform: &LocalPlatform, folder: &StateFolder) -> anyhow::Result<driver::Round> {
     let cache = platform.load()?;
     let context = validate::Context {
         default_image: "cache-node".to_string(),
         addressing: platform.addressing(&cache)?,
         limits: platform.limits(),
+        regions: regions::regions_of(folder, &platform.key().name)?,
     };
-    Ok(driver::reconcile(platform, &cache, &context).await?)
+    let round = driver::reconcile(platform, &cache, &context).await?;
+    regions::write_statuses(folder, platform.hub(), platform.key(), &cache, &context)?;
+    Ok(round)
 }
 
 fn stamp(path: &Path) -> Option<(SystemTime, u64)> {

@@ -192,6 +192,18 @@ impl LocalPlatform {
         super::folder::write_whole(&path, json.as_bytes(), false).map_err(other)
     }
 
+    fn write_regions(&self, desired: &Desired) -> Result<(), Error> {
+        let json = match desired.regions.says_nothing() {
+            true => String::new(),
+            false => desired.regions.json(),
+        };
+        let path = self.store.folder().regions();
+        if std::fs::read_to_string(&path).unwrap_or_default() == json {
+            return Ok(());
+        }
+        super::folder::write_whole(&path, json.as_bytes(), false).map_err(other)
+    }
+
     fn observe_member(&self, name: &str, file: Option<&MemberFile>) -> Option<MemberObserved> {
         let (shard, index) = names::parse_member(&self.key.name, name)?;
         let mut observed = MemberObserved {
@@ -273,6 +285,7 @@ impl Platform for LocalPlatform {
         self.follow(&files);
         if let Some(topology) = topology {
             self.publish(desired, topology)?;
+            self.write_regions(desired)?;
         }
         Ok(Vec::new())
     }
@@ -368,6 +381,12 @@ impl Platform for LocalPlatform {
 
     async fn publish_topology(&self, desired: &Desired, topology: &Topology) -> Result<(), Error> {
         self.publish(desired, topology)?;
+        self.fuse.burn().await;
+        Ok(())
+    }
+
+    async fn publish_regions(&self, desired: &Desired) -> Result<(), Error> {
+        self.write_regions(desired)?;
         self.fuse.burn().await;
         Ok(())
     }

@@ -68,6 +68,7 @@ pub enum Command<'a> {
     MoveSeal { id: &'a str, timeout_ms: u64 },
     MoveUnseal { id: &'a str },
     SlotStats,
+    RegionsSet { json: &'a str },
 }
 
 impl Command<'_> {
@@ -83,6 +84,7 @@ impl Command<'_> {
             }
             Command::MoveUnseal { id } => cmd.arg("MOVE").arg("UNSEAL").arg(*id),
             Command::SlotStats => cmd.arg("SLOTSTATS"),
+            Command::RegionsSet { json } => cmd.arg("REGIONS").arg("SET").arg(*json),
         };
         cmd
     }

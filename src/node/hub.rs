@@ -339,6 +339,8 @@ fn without_counts(state: &NodeState) -> NodeState {
     state.sync.keys_done = 0;
     state.sync.keys_total = 0;
     state.sync.lag_bytes = 0;
+    // Which regions a node enforces is news, what they hold is not.
+    state.regions.clear();
     for replica in &mut state.replicas {
         replica.offset = 0;
     }

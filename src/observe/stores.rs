@@ -18,7 +18,7 @@ use super::index::Index;
 use super::members;
 use super::watch::{Readiness, Watch};
 use crate::api::names::{LABEL_CACHE, LABEL_MANAGED_BY, MANAGER};
-use crate::api::{Cache, CacheBackup};
+use crate::api::{Cache, CacheBackup, CacheRegion};
 use crate::build::LABEL_BACKUP;
 use crate::metrics::Metrics;
 use crate::platform::CacheKey;
@@ -28,6 +28,7 @@ use crate::platform::CacheKey;
 pub struct Stores {
     pub caches: Index<DeserializeGuard<Cache>>,
     pub backups: Index<DeserializeGuard<CacheBackup>>,
+    pub regions: Index<DeserializeGuard<CacheRegion>>,
     pub stateful_sets: Index<StatefulSet>,
     pub pods: Index<Pod>,
     pub services: Index<Service>,
@@ -52,11 +53,17 @@ fn cache_of_backup(backup: &DeserializeGuard<CacheBackup>) -> Option<String> {
     Some(backup.spec.cache_ref.name.clone())
 }
 
+fn cache_of_region(region: &DeserializeGuard<CacheRegion>) -> Option<String> {
+    let region = region.0.as_ref().ok()?;
+    Some(region.spec.cache_ref.name.clone())
+}
+
 impl Default for Stores {
     fn default() -> Self {
         Stores {
             caches: Index::new(none),
             backups: Index::new(cache_of_backup),
+            regions: Index::new(cache_of_region),
             stateful_sets: Index::new(cache_of),
             pods: Index::new(cache_of),
             services: Index::new(cache_of),
@@ -75,12 +82,24 @@ impl Default for Stores {
 pub struct Triggers {
     pub caches: UnboundedSender<CacheKey>,
     pub backups: UnboundedSender<CacheKey>,
+    pub regions: UnboundedSender<CacheKey>,
 }
 
 impl Triggers {
     // Sending fails only when the controllers have ended.
     fn cache(&self, key: CacheKey) {
         let _ = self.caches.send(key);
+    }
+
+    fn region(&self, key: CacheKey) {
+        let _ = self.regions.send(key);
+    }
+
+    /// Of a Cache; its regions tell of it too.
+    pub fn regions_of(&self, stores: &Stores, cache: &CacheKey) {
+        for region in stores.regions.group(cache) {
+            self.region(key_of(region.as_ref()));
+        }
     }
 
     fn backup(&self, key: CacheKey) {
@@ -110,6 +129,23 @@ impl Watches<'_> {
                 for backup in stores.backups.group(&key) {
                     triggers.backup(key_of(backup.as_ref()));
                 }
+                triggers.regions_of(&stores, &key);
+                triggers.cache(key);
+            }
+        });
+        self.each("CacheRegion", Config::default(), &stores.regions, {
+            let (triggers, stores) = (self.triggers.clone(), stores.clone());
+            move |before, region| {
+                if before.is_some_and(|before| same_region(before, region)) {
+                    return;
+                }
+                triggers.region(key_of(region));
+                let Some(cache) = cache_of_region(region) else {
+                    return;
+                };
+                let key = CacheKey::new(region.namespace().unwrap_or_default(), cache);
+                // Of two with one prefix the other may be accepted now.
+                triggers.regions_of(&stores, &key);
                 triggers.cache(key);
             }
         });
@@ -215,6 +251,16 @@ impl Watches<'_> {
             }
         });
     }
+}
+
+/// Whether nothing but the status differs.
+fn same_region(a: &DeserializeGuard<CacheRegion>, b: &DeserializeGuard<CacheRegion>) -> bool {
+    let (Ok(x), Ok(y)) = (&a.0, &b.0) else {
+        return false;
+    };
+    x.spec == y.spec
+        && x.metadata.uid == y.metadata.uid
+        && x.metadata.deletion_timestamp == y.metadata.deletion_timestamp
 }
 
 pub fn key_of<K: ResourceExt>(object: &K) -> CacheKey {

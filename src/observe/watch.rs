@@ -50,6 +50,14 @@ impl Readiness {
     }
 }
 
+/// The API server does not know the kind.
+fn is_unknown_kind(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
+    }
+}
+
 /// What is watched, and what for.
 pub struct Watch<K> {
     pub kind: &'static str,
@@ -103,6 +111,11 @@ where
                     changed(None, &object);
                 }
                 Err(error) => {
+                    if is_unknown_kind(&error) && !delivered {
+                        // Its CRD is not installed: there is nothing of it, and what is there must not wait for it.
+                        delivered = true;
+                        readiness.delivered();
+                    }
                     self.metrics
                         .watch_failures
                         .with_label_values(&[self.kind])

@@ -107,6 +107,7 @@ impl<'a> Checker<'a> {
             Step::SealMove { id, then, .. } => self.change(then, None, Some(id)),
             Step::FetchTopology { .. }
             | Step::PushTopology { .. }
+            | Step::PushRegions { .. }
             | Step::FetchSlotStats { .. }
             | Step::RecordMaintenance { .. } => {}
         }

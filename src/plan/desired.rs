@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::cron::Schedule;
 use crate::api::names;
+use crate::api::region_list::RegionList;
 use crate::api::topology::Addressing;
 
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Desired {
     pub template_hash: String,
     pub addressing: Addressing,
     pub maintenance: Option<Maintenance>,
+    /// The Cache's own policy and its regions; pushed to nodes, without a restart.
+    pub regions: RegionList,
     pub paused: bool,
     /// The spec is invalid: lost primaries are replaced, and nothing else is changed.
     pub held: bool,

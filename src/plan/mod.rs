@@ -16,6 +16,7 @@ mod maintenance;
 mod moves;
 pub mod observed;
 mod rebalance;
+mod regions;
 mod roll;
 mod shrink;
 pub mod slots;
@@ -27,6 +28,7 @@ mod waits;
 pub use authority::cluster_id;
 pub use desired::{Desired, Limits};
 pub use observed::{KubeNode, Link, MemberObserved, Observed, Pod, SlotStats, Workload};
+pub use regions::is_in_force as has_regions;
 pub use steps::{Plan, Reason, ReasonKind, Report, Step, TopologyChange, WaitReason, Waiting};
 pub use structure::structure;
 pub use waits::why;
@@ -53,6 +55,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now_ms: u64) -> Plan {
     }
     if !desired.held {
         create_members(desired, observed, &mut plan);
+        regions::push(desired, observed, &mut plan);
     }
     if authority::is_settled(desired, observed, now_ms, &mut plan) {
         // Settled means stored.

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use crate::api::cache::MaintenanceStatus;
+use crate::api::quantity::counted;
+use crate::api::region_list::RegionList;
 use crate::api::topology::Topology;
 
 /// Steps are carried out in order; at the first that fails the rest is dropped, and everything is observed and planned anew.
@@ -43,6 +45,11 @@ pub enum Step {
     WriteTopology(TopologyChange),
     /// Sends the stored topology to members that hold an older one, in this order.
     PushTopology { topology: Topology, to: Vec<String> },
+    /// Sends the list of regions to members that have another.
+    PushRegions {
+        regions: RegionList,
+        to: Vec<String>,
+    },
     /// `HANDOVER` on `from`; if it succeeds, `then` as with [`Step::WriteTopology`]; if `then` cannot be stored, `RESUME` on `from`. Disruptive.
     Handover {
         shard: String,
@@ -187,6 +194,7 @@ impl Step {
             Step::FetchTopology { .. } => "FetchTopology",
             Step::WriteTopology(_) => "WriteTopology",
             Step::PushTopology { .. } => "PushTopology",
+            Step::PushRegions { .. } => "PushRegions",
             Step::Handover { .. } => "Handover",
             Step::SealMove { .. } => "SealMove",
             Step::FetchSlotStats { .. } => "FetchSlotStats",
@@ -217,6 +225,7 @@ impl Step {
             Step::RecordMaintenance { why, .. } => one("Maintenance", why.clone()),
             Step::FetchTopology { .. }
             | Step::PushTopology { .. }
+            | Step::PushRegions { .. }
             | Step::FetchSlotStats { .. } => Vec::new(),
             Step::WriteTopology(change)
             | Step::Handover { then: change, .. }
@@ -385,6 +394,10 @@ impl fmt::Display for Step {
             Step::WriteTopology(change) => write!(f, "write {change}"),
             Step::PushTopology { topology, to } => {
                 write!(f, "push epoch {} to {}", topology.epoch, to.join(", "))
+            }
+            Step::PushRegions { regions, to } => {
+                let count = counted(regions.regions.len(), "region");
+                write!(f, "push {count} to {}", to.join(", "))
             }
             Step::Handover { from, to, then, .. } => {
                 write!(f, "hand over from {from} to {to}, then write {then}")

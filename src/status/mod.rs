@@ -1,6 +1,7 @@
 //! `status`: what users read. Pure: from what is wanted, seen, planned and done to the status, with the previous one for what has to be kept.
 
 mod conditions;
+pub mod region;
 
 pub use conditions::REASONS;
 

@@ -17,6 +17,7 @@ fn desired() -> Desired {
             namespace: "shop".into(),
         },
         limits: Limits::default(),
+        regions: Vec::new(),
     };
     validate::cache(&cache, &context).unwrap()
 }

@@ -6,6 +6,7 @@
 mod backup;
 mod error;
 mod pod;
+pub mod regions;
 mod resources;
 
 use std::collections::BTreeMap;
@@ -16,10 +17,12 @@ use sha2::{Digest, Sha256};
 
 pub use backup::{ValidBackup, backup};
 pub use error::{FieldError, Invalid};
+pub use regions::{RegionVerdict, Regions};
 pub use resources::derived_max_memory;
 
-use crate::api::cache::{Cache, CacheSpec, MaintenanceTask, ResourceList, Resources};
+use crate::api::cache::{Cache, CacheSpec, MaintenanceTask, Policy, ResourceList, Resources};
 use crate::api::names;
+use crate::api::region::CacheRegion;
 use crate::api::topology::Addressing;
 use crate::plan::cron::Schedule;
 use crate::plan::desired::{AuthSecret, Desired, Limits, Maintenance};
@@ -31,6 +34,8 @@ pub struct Context {
     pub default_image: String,
     pub addressing: Addressing,
     pub limits: Limits,
+    /// The Cache's CacheRegions.
+    pub regions: Vec<CacheRegion>,
 }
 
 /// A Cache's spec, validated.
@@ -60,6 +65,7 @@ pub fn cache(cache: &Cache, context: &Context) -> Result<Desired, Invalid> {
     let pod = pod::pod(spec.pod.as_ref(), &mut errors);
     let maintenance = maintenance(spec, &mut errors);
     let image = image(cache, context, &mut errors);
+    let policy = regions::policy(spec, &mut errors);
     if !errors.is_empty() {
         return Err(Invalid { errors });
     }
@@ -104,6 +110,7 @@ pub fn cache(cache: &Cache, context: &Context) -> Result<Desired, Invalid> {
         template_hash,
         addressing: context.addressing.clone(),
         maintenance,
+        regions: regions::regions(spec, &policy, &context.regions).list,
         paused: spec.paused,
         held: false,
         deleting: cache.metadata.deletion_timestamp.is_some(),
@@ -138,7 +145,7 @@ pub fn held(invalid: &Cache, context: &Context) -> Option<Desired> {
         }),
         pod: None,
         auth: None,
-        policy: None,
+        policy: kept_policy(&invalid.spec),
         maintenance: None,
         paused: invalid.spec.paused,
     };
@@ -146,6 +153,17 @@ pub fn held(invalid: &Cache, context: &Context) -> Option<Desired> {
     Some(Desired {
         held: true,
         ..desired
+    })
+}
+
+/// What nodes were told and what starting ones find stays as it is, unless it is what is wrong.
+fn kept_policy(spec: &CacheSpec) -> Option<Policy> {
+    let mut errors = Vec::new();
+    regions::policy(spec, &mut errors);
+    let policy = spec.policy.as_ref().filter(|_| errors.is_empty())?;
+    Some(Policy {
+        max_memory_per_shard: None,
+        ..policy.clone()
     })
 }
 

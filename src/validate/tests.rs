@@ -8,6 +8,7 @@ fn context() -> Context {
             namespace: "shop".into(),
         },
         limits: Limits::default(),
+        regions: Vec::new(),
     }
 }
 

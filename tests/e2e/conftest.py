@@ -30,12 +30,13 @@ def remove_everything():
     ours = [n["metadata"]["name"] for n in kube.get("namespaces", selector="cache-e2e=true")]
     if kube.get("crd", "caches.cache.clusterdb.io"):
         for ns in ours:
-            kubectl("delete", "cachebackups,caches", "--all", "-n", ns, "--wait=false", check=False)
+            kubectl("delete", "cachebackups,cacheregions,caches", "--all", "-n", ns, "--wait=false", check=False)
     kube.delete_namespaces(*ours)
     helm("uninstall", settings.RELEASE, "-n", settings.SYSTEM, "--ignore-not-found", "--wait")
     kube.delete_namespaces(settings.SYSTEM)
     # The release keeps them.
-    kubectl("delete", "crd", "caches.cache.clusterdb.io", "cachebackups.cache.clusterdb.io", "--ignore-not-found", "--timeout=60s")
+    crds = [f"{kind}.cache.clusterdb.io" for kind in ("caches", "cachebackups", "cacheregions")]
+    kubectl("delete", "crd", *crds, "--ignore-not-found", "--timeout=60s")
 
 
 @pytest.fixture(scope="session", autouse=True)

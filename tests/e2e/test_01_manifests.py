@@ -29,6 +29,18 @@ spec:
   storage: {s3: {bucket: snapshots, prefix: daily/, region: us-west-2, credentialsSecret: {name: s3}}}
 """)
 
+REGION = yaml.safe_load("""
+apiVersion: cache.clusterdb.io/v1alpha1
+kind: CacheRegion
+metadata: {name: fine, namespace: team-a}
+spec:
+  cacheRef: {name: main}
+  keyPrefix: "fine:"
+  size: 50Mi
+  ttl: {default: 1h30m, jitterPercent: 10}
+  eviction: {type: FIFO, maxItems: 50000}
+""")
+
 # What is wrong, the path to it, the value that is put there (None: removed), and what the message must say.
 WRONG = [
     ("no shards", CACHE, "spec.shards", 0, ["spec.shards", "greater than or equal to 1"]),
@@ -60,6 +72,17 @@ WRONG = [
     ("an endpoint without a scheme", BACKUP, "spec.storage.s3.endpoint", "s3.example:7070", ["endpoint is a URL"]),
     ("a time zone without a schedule", BACKUP, "spec", {**BACKUP["spec"], "schedule": None, "timeZone": "UTC"}, ["timeZone needs a schedule"]),
     ("suspended once", BACKUP, "spec", {**BACKUP["spec"], "schedule": None, "suspend": True}, ["suspend needs a schedule"]),
+    ("an eviction nobody knows", CACHE, "spec.policy.eviction", {"type": "Best"}, ["spec.policy.eviction.type", "Best", "S3FIFO"]),
+    ("no keys at all", CACHE, "spec.policy.eviction", {"maxItemsPerShard": 0}, ["maxItemsPerShard", "greater than or equal to 1"]),
+    ("a time of ISO", CACHE, "spec.policy.ttl", {"default": "PT1H"}, ["spec.policy.ttl.default", "PT1H", "1h30m"]),
+    ("a region of nothing", REGION, "spec.cacheRef", None, ["spec.cacheRef", "Required"]),
+    ("a region without a prefix", REGION, "spec.keyPrefix", "", ["spec.keyPrefix", "at least 1"]),
+    ("a region's size in MB", REGION, "spec.size", "50MB", ["spec.size", "50MB", "512Mi"]),
+    ("a region's time without a unit", REGION, "spec.ttl.default", "30", ["spec.ttl.default", "30m"]),
+    ("no time at all", REGION, "spec.ttl.default", "0s", ["spec.ttl.default", "at least 1s"]),
+    ("much jitter", REGION, "spec.ttl.jitterPercent", 101, ["jitterPercent", "less than or equal to 100"]),
+    ("TTL without expiries", REGION, "spec", {"cacheRef": {"name": "main"}, "eviction": {"type": "TTL"}}, ["set ttl.default"]),
+    ("a region's name with a dot", REGION, "metadata.name", "a.b", ["metadata.name", "without dots"]),
     ("a backup's long name", BACKUP, "metadata.name", "x" * 41, ["40 characters", "shorter name"]),
 ]  # fmt: skip
 
@@ -83,7 +106,7 @@ def dry_run(manifest):
     kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump(manifest))
 
 
-@pytest.mark.parametrize("manifest", [CACHE, BACKUP], ids=["Cache", "CacheBackup"])
+@pytest.mark.parametrize("manifest", [CACHE, BACKUP, REGION], ids=["Cache", "CacheBackup", "CacheRegion"])
 def test_the_fine_ones_are_accepted(teams, manifest):
     dry_run(manifest)
 

@@ -9,4 +9,5 @@ mod faults;
 mod harness;
 mod load;
 mod maintenance;
+mod regions;
 mod scale;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use cache_operator::api::topology::Addressing;
-use cache_operator::api::{Cache, CacheBackup, crds};
+use cache_operator::api::{Cache, CacheBackup, CacheRegion, crds};
 use cache_operator::plan::Limits;
 use cache_operator::validate;
 use serde::Deserialize;
@@ -136,6 +136,10 @@ fn rule_errors(value: &Value) -> Vec<String> {
             let object: Cache = serde_json::from_value(value.clone()).expect("a Cache");
             object.validate_cel().err()
         }
+        Some("CacheRegion") => {
+            let object: CacheRegion = serde_json::from_value(value.clone()).expect("a CacheRegion");
+            object.validate_cel().err()
+        }
         _ => {
             let object: CacheBackup = serde_json::from_value(value.clone()).expect("a CacheBackup");
             object.validate_cel().err()
@@ -179,6 +183,7 @@ fn examples_are_valid() {
             service: "s".into(),
             namespace: "n".into(),
         },
+        regions: Vec::new(),
         limits: Limits::default(),
     };
     let mut seen = 0;
@@ -193,6 +198,10 @@ fn examples_are_valid() {
             if document["kind"] == "Cache" {
                 let object = serde_json::from_value(document.clone()).expect("a Cache");
                 validate::cache(&object, &context)
+                    .unwrap_or_else(|error| panic!("{file}: {error}"));
+            } else if document["kind"] == "CacheRegion" {
+                let object = serde_json::from_value(document.clone()).expect("a CacheRegion");
+                validate::regions::region(&object)
                     .unwrap_or_else(|error| panic!("{file}: {error}"));
             } else {
                 let object = serde_json::from_value(document.clone()).expect("a CacheBackup");

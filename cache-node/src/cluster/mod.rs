@@ -2,6 +2,7 @@
 
 mod apply;
 mod handover;
+pub mod regions;
 pub mod role;
 pub mod routing;
 pub mod slots;
@@ -19,9 +20,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 pub use apply::SetError;
+use regions::KnownRegions;
 use role::{Myself, Part, Role};
 pub use routing::{Routing, RoutingNode, RoutingShard};
-use state::{ImportState, MoveState, NodeState, ReplicaState, Sync, SyncPhase};
+use state::{ImportState, MoveState, NodeState, RegionState, ReplicaState, Sync, SyncPhase};
 use topology::{Known, Member, Present};
 
 use crate::config::passwords::Passwords;
@@ -61,6 +63,8 @@ pub struct Cluster {
     slots: Mutex<()>,
     /// Held while a topology is applied; guards the tasks that follow from it.
     tasks: tokio::sync::Mutex<Tasks>,
+    /// The list of regions that was taken last.
+    regions: tokio::sync::Mutex<Option<Arc<KnownRegions>>>,
     /// Counts changes that watchers are told of at once.
     changed: watch::Sender<u64>,
     /// Counts acknowledgements of replicas.
@@ -199,6 +203,7 @@ impl Cluster {
             }),
             slots: Mutex::new(()),
             tasks: tokio::sync::Mutex::default(),
+            regions: tokio::sync::Mutex::default(),
             changed: watch::Sender::new(0),
             acks: watch::Sender::new(0),
             term: watch::Sender::new(0),
@@ -393,6 +398,13 @@ impl Cluster {
             clients: self.clients.get().map_or(0, |count| count()),
             stopping: inner.stopping,
             writes_paused: inner.handover.is_some(),
+            regions_hash: self.store.regions_hash(),
+            regions: self
+                .store
+                .region_stats()
+                .into_iter()
+                .map(RegionState::from)
+                .collect(),
         }
     }
 

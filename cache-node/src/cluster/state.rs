@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::role::Role;
+use crate::store::RegionStats;
 
 pub const PROTOCOL: u32 = 2;
 /// Nodes from this protocol on know packed values among effects.
 pub const EFFECTS_PROTOCOL: u32 = 2;
-pub const FEATURES: [&str; 3] = ["async", "moves", "snapshotRDB"];
+pub const FEATURES: [&str; 4] = ["async", "moves", "snapshotRDB", "regions"];
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -43,6 +44,39 @@ pub struct NodeState {
     pub clients: u64,
     pub stopping: bool,
     pub writes_paused: bool,
+    /// Of the list of regions that each item is counted by; empty: none was ever taken.
+    pub regions_hash: String,
+    pub regions: Vec<RegionState>,
+}
+
+/// What a node holds of a region, and has counted since the region came to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegionState {
+    pub name: String,
+    pub keys: u64,
+    pub bytes: u64,
+    /// This node's part of the region's size; 0: no limit.
+    pub max_bytes: u64,
+    pub hits: u64,
+    pub misses: u64,
+    pub evicted_keys: u64,
+    pub evicted_bytes: u64,
+}
+
+impl From<RegionStats> for RegionState {
+    fn from(stats: RegionStats) -> Self {
+        Self {
+            name: stats.name,
+            keys: stats.keys,
+            bytes: stats.bytes,
+            max_bytes: stats.limit,
+            hits: stats.hits,
+            misses: stats.misses,
+            evicted_keys: stats.evicted.items,
+            evicted_bytes: stats.evicted.bytes,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,12 +158,13 @@ mod tests {
             moves: vec![MoveState::default()],
             imports: vec![ImportState::default()],
             replicas: vec![ReplicaState::default()],
+            regions: vec![RegionState::default()],
             ..NodeState::default()
         };
         let json = serde_json::to_string(&state).unwrap();
         let fields = "protocol version features member dataID fresh startedAtMs clusterID epoch topologyHash shard role serving waitingFor \
             logEpoch offset sync state primary keysDone keysTotal lagBytes replicas synced moves bytesDone error imports keys \
-            bytes maxBytes expired clients stopping writesPaused";
+            bytes maxBytes expired clients stopping writesPaused regionsHash regions hits misses evictedKeys evictedBytes";
         for field in fields.split_whitespace() {
             assert!(json.contains(&format!("\"{field}\":")), "{field} in {json}");
         }

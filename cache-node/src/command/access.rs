@@ -52,6 +52,15 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
+    /// Counts a read of a key, here and with the key's region.
+    pub fn count_read(&self, guard: &Guard<'_>, p: Point, key: &[u8], is_there: bool) {
+        match is_there {
+            true => self.stats.hits.add(1),
+            false => self.stats.misses.add(1),
+        }
+        guard.count_read(p, key, is_there);
+    }
+
     fn lock_key(&self, key: &[u8], access: Access) -> Result<(Guard<'a>, Point), Stop> {
         self.want_credit(access)?;
         let point = match self.known {

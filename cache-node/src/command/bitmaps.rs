@@ -148,7 +148,7 @@ fn bitop(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if result.is_empty() {
         guard.remove(points[0], keys[0], now_ms);
     } else {
-        guard.set(points[0], keys[0], &result, None)?;
+        guard.set_new(points[0], keys[0], &result, now_ms)?;
     }
     context.reply.integer(result.len() as i64);
     Ok(())

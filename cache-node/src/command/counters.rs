@@ -58,7 +58,7 @@ fn add(context: &mut Context<'_>, key: &[u8], by: i64) -> Result<(), Stop> {
             parse_i64(&item.value().bytes()).ok_or(NOT_INTEGER)?,
             item.expires_at(),
         ),
-        None => (0, None),
+        None => (0, guard.default_expiry(p, key, context.now_ms)),
     };
     let sum = value
         .checked_add(by)
@@ -81,7 +81,10 @@ fn incrbyfloat(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             LongDouble::parse(&item.value().bytes()).ok_or(NOT_FLOAT)?,
             item.expires_at(),
         ),
-        None => (LongDouble::ZERO, None),
+        None => {
+            let expires_at = guard.default_expiry(p, key, context.now_ms);
+            (LongDouble::ZERO, expires_at)
+        }
     };
     let by = LongDouble::parse(args.at(2)).ok_or(NOT_FLOAT)?;
     let sum = value

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::errors::{BUSY, NO_AUTH, OUT_OF_MEMORY};
+use super::errors::{BUSY, NO_AUTH, OUT_OF_MEMORY, REGION_MAKES_ROOM};
 use super::session::ReplyMode;
 use super::table::{Entry, Flags, TABLE};
 use super::{Context, Reason, Request, Session, Stop, scripting, transactions};
@@ -88,7 +88,9 @@ pub fn execute(
         Err(Stop::Error(text)) => {
             // A handler that fails has written nothing that counts.
             out.truncate(mark);
-            if text == OUT_OF_MEMORY && node.store.room_is_coming() {
+            let waits =
+                text == REGION_MAKES_ROOM || (text == OUT_OF_MEMORY && node.store.room_is_coming());
+            if waits {
                 stats.parked.add(1);
                 return Outcome::Pending(Reason::NoRoom);
             }

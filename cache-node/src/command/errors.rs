@@ -10,6 +10,10 @@ pub const NOT_FLOAT: &str = "ERR value is not a valid float";
 pub const NO_SUCH_KEY: &str = "ERR no such key";
 pub const SAME_OBJECT: &str = "ERR source and destination objects are the same";
 pub const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+pub const REGION_FULL: &str = "OOM command not allowed: the region of this key is full, and nothing in it may be evicted for this value.";
+/// Nobody is told: the command is executed again.
+pub const REGION_MAKES_ROOM: &str =
+    "OOM command not allowed: room is being made in the region of this key.";
 pub const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
 pub const DB_OUT_OF_RANGE: &str = "ERR DB index is out of range";
 pub const CROSS_SLOT: &str = "CROSSSLOT Keys in request don't hash to the same slot";
@@ -25,8 +29,12 @@ pub const BUSY: &str =
 pub const READ_ONLY: &str = "READONLY You can't write against a read only replica.";
 
 impl From<OutOfMemory> for Stop {
-    fn from(_: OutOfMemory) -> Self {
-        OUT_OF_MEMORY.into()
+    fn from(full: OutOfMemory) -> Self {
+        match full {
+            OutOfMemory::Node => OUT_OF_MEMORY.into(),
+            OutOfMemory::Region { waits: true } => REGION_MAKES_ROOM.into(),
+            OutOfMemory::Region { waits: false } => REGION_FULL.into(),
+        }
     }
 }
 

@@ -97,11 +97,10 @@ fn read<R>(
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
     let hash = find(&mut guard, p, key, context.now_ms)?;
-    match hash {
-        Some(_) => context.stats.hits.add(1),
-        None => context.stats.misses.add(1),
-    }
-    Ok(f(context, hash.unwrap_or(Hash(collections::EMPTY))))
+    let is_there = hash.is_some();
+    let done = f(context, hash.unwrap_or(Hash(collections::EMPTY)));
+    context.count_read(&guard, p, key, is_there);
+    Ok(done)
 }
 
 fn set_pairs(context: &Context<'_>, args: Args<'_>) -> Result<usize, Stop> {

@@ -265,7 +265,7 @@ fn pfadd(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Stores registers, with the expiry that the key has.
+/// Stores registers, with the expiry that the key has, or a new key's.
 fn store(
     guard: &mut Guard<'_>,
     p: Point,
@@ -274,7 +274,10 @@ fn store(
     dense: bool,
     now_ms: u64,
 ) -> Result<(), Stop> {
-    let expires_at = guard.get(p, key, now_ms).and_then(|item| item.expires_at());
+    let expires_at = match guard.get(p, key, now_ms) {
+        Some(item) => item.expires_at(),
+        None => guard.default_expiry(p, key, now_ms),
+    };
     Ok(guard.set(p, key, &registers.write(dense), expires_at)?)
 }
 

@@ -15,7 +15,7 @@ use crate::store::{STEP_BOUNDS_US, STEPS};
 type Section = fn(&Node, u64, &mut Fields);
 
 /// Sections by name; whether they are shown unasked.
-const SECTIONS: [(&str, Section, bool); 11] = [
+const SECTIONS: [(&str, Section, bool); 12] = [
     ("Server", server, true),
     ("Clients", clients, true),
     ("Memory", memory, true),
@@ -27,6 +27,7 @@ const SECTIONS: [(&str, Section, bool); 11] = [
     ("Commandstats", commandstats, false),
     ("Cluster", cluster, true),
     ("Keyspace", keyspace, true),
+    ("Regions", regions, true),
 ];
 
 #[derive(Debug, Default)]
@@ -304,6 +305,26 @@ fn keyspace(node: &Node, keys: u64, f: &mut Fields) {
         f.add(
             "db0",
             format_args!("keys={keys},expires={expires},avg_ttl=0"),
+        );
+    }
+}
+
+fn regions(node: &Node, _: u64, f: &mut Fields) {
+    for region in node.store.region_stats() {
+        let prefix = String::from_utf8_lossy(&region.prefix)
+            .escape_debug()
+            .to_string();
+        let (keys, bytes, limit, items) =
+            (region.keys, region.bytes, region.limit, region.max_items);
+        let (hits, misses, evicted) = (region.hits, region.misses, region.evicted);
+        f.add(
+            &format!("region_{}", region.name),
+            format_args!(
+                "keys={keys},bytes={bytes},maxbytes={limit},maxitems={items},policy={},hits={hits},misses={misses},evicted_keys={},evicted_bytes={},prefix={prefix}",
+                region.policy.name(),
+                evicted.items,
+                evicted.bytes,
+            ),
         );
     }
 }

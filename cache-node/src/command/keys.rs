@@ -100,12 +100,13 @@ fn del(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 fn exists(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, points) = context.lock_all_args(args, Access::Read)?;
     let keys = args.from(1).iter().zip(&points);
-    let found = keys
-        .filter(|(key, p)| guard.get(**p, key, context.now_ms).is_some())
-        .count();
-    context.stats.hits.add(found as u64);
-    context.stats.misses.add((points.len() - found) as u64);
-    context.reply.integer(found as i64);
+    let mut found = 0;
+    for (key, &p) in keys {
+        let is_there = guard.get(p, key, context.now_ms).is_some();
+        context.count_read(&guard, p, key, is_there);
+        found += i64::from(is_there);
+    }
+    context.reply.integer(found);
     Ok(())
 }
 

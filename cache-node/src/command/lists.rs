@@ -100,11 +100,10 @@ fn read<R>(
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
     let list = find(&mut guard, p, key, context.now_ms)?;
-    match list {
-        Some(_) => context.stats.hits.add(1),
-        None => context.stats.misses.add(1),
-    }
-    Ok(f(context, list))
+    let is_there = list.is_some();
+    let done = f(context, list);
+    context.count_read(&guard, p, key, is_there);
+    Ok(done)
 }
 
 /// An index as clients give it, negative from the end.

@@ -114,7 +114,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if args.len() == 3 {
         let given = context.node.store.pack(key, value);
         let (mut guard, p) = context.write(key)?;
-        guard.set_given(p, key, &given, None)?;
+        guard.set_given_new(p, key, &given, context.now_ms)?;
         drop(guard);
         context.reply.ok();
         return Ok(());
@@ -135,11 +135,11 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let kept = present.as_ref().and_then(|item| item.expires_at());
     let exists = present.is_some();
     if options.get {
-        count(context, exists);
         match present {
             Some(item) => packed = reply_value(&mut context.reply, item.value()),
             None => context.reply.null(),
         }
+        context.count_read(&guard, p, key, exists);
     }
     let wanted = match options.condition {
         Condition::Always => true,
@@ -154,10 +154,10 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         }
         return Ok(());
     }
-    let expires_at = if options.expiry == Expiry::Keep {
-        kept
-    } else {
-        at
+    let expires_at = match options.expiry {
+        Expiry::Keep if exists => kept,
+        Expiry::At(..) => at,
+        _ => guard.default_expiry(p, key, now_ms),
     };
     guard.set_given(p, key, &given, expires_at)?;
     drop(guard);
@@ -168,21 +168,13 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-fn count(context: &Context<'_>, hit: bool) {
-    if hit {
-        context.stats.hits.add(1);
-    } else {
-        context.stats.misses.add(1);
-    }
-}
-
 fn setnx(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let given = context.node.store.pack(key, args.at(2));
     let (mut guard, p) = context.write(key)?;
     let absent = guard.get(p, key, context.now_ms).is_none();
     if absent {
-        guard.set_given(p, key, &given, None)?;
+        guard.set_given_new(p, key, &given, context.now_ms)?;
     }
     context.reply.integer(i64::from(absent));
     Ok(())
@@ -211,13 +203,14 @@ fn getset(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let given = context.node.store.pack(key, args.at(2));
     let (mut guard, p) = context.write(key)?;
     let present = guard.string(p, key, context.now_ms)?;
-    count(context, present.is_some());
+    let is_there = present.is_some();
     let mut packed = None;
     match present {
         Some(item) => packed = reply_value(&mut context.reply, item.value()),
         None => context.reply.null(),
     }
-    guard.set_given(p, key, &given, None)?;
+    context.count_read(&guard, p, key, is_there);
+    guard.set_given_new(p, key, &given, context.now_ms)?;
     drop(guard);
     reply_packed(&mut context.reply, packed);
     Ok(())
@@ -228,9 +221,8 @@ fn getex(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.write(key)?;
     let now_ms = context.now_ms;
-    let present = guard.string(p, key, now_ms)?;
-    count(context, present.is_some());
-    let Some(item) = present else {
+    let Some(item) = guard.string(p, key, now_ms)? else {
+        context.count_read(&guard, p, key, false);
         context.reply.null();
         return Ok(());
     };
@@ -240,6 +232,7 @@ fn getex(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     };
     let had_expiry = item.expires_at().is_some();
     let packed = reply_value(&mut context.reply, item.value());
+    context.count_read(&guard, p, key, true);
     match (options.expiry, at) {
         (_, Some(at)) if at <= now_ms => drop(guard.remove(p, key, now_ms)),
         (_, Some(at)) => drop(guard.set_expiry(p, key, Some(at), now_ms)?),
@@ -311,7 +304,7 @@ fn set_all(
         if may_fail {
             before.push(guard.save(p, key, context.now_ms));
         }
-        if let Err(full) = guard.set_given(p, key, value, None) {
+        if let Err(full) = guard.set_given_new(p, key, value, context.now_ms) {
             guard.restore();
             // Latest first, as a key may be there twice.
             for (((key, _), &p), old) in pairs(args)

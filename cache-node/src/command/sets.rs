@@ -103,11 +103,10 @@ fn read<R>(
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
     let found = find(&mut guard, p, key, context.now_ms)?;
-    match found {
-        Some(_) => context.stats.hits.add(1),
-        None => context.stats.misses.add(1),
-    }
-    Ok(f(context, found.unwrap_or(Set(EMPTY))))
+    let is_there = found.is_some();
+    let done = f(context, found.unwrap_or(Set(EMPTY)));
+    context.count_read(&guard, p, key, is_there);
+    Ok(done)
 }
 
 fn sadd(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
@@ -335,7 +334,8 @@ fn store_combined(context: &mut Context<'_>, args: Args<'_>, how: Combine) -> Re
         }
     })?;
     let (p, key) = keys[0];
-    guard.put_collection(p, key, Kind::Set, owned, None, now_ms)?;
+    let expires_at = guard.default_expiry(p, key, now_ms);
+    guard.put_collection(p, key, Kind::Set, owned, expires_at, now_ms)?;
     context.reply.integer(members.len() as i64);
     Ok(())
 }

@@ -300,7 +300,8 @@ fn run(context: &mut Context<'_>, args: Args<'_>, stores: bool) -> Result<(), St
             list::insert(owned, i, result, tools);
         }
     })?;
-    guard.put_collection(points[1], to_key, Kind::List, owned, None, now_ms)?;
+    let expires_at = guard.default_expiry(points[1], to_key, now_ms);
+    guard.put_collection(points[1], to_key, Kind::List, owned, expires_at, now_ms)?;
     context.reply.integer(results.len() as i64);
     Ok(())
 }

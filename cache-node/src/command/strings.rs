@@ -85,31 +85,28 @@ pub fn with_value<R>(
 fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
-    match guard.string(p, key, context.now_ms)? {
-        Some(item) => {
-            let packed = reply_value(&mut context.reply, item.value());
-            context.stats.hits.add(1);
-            drop(guard);
-            reply_packed(&mut context.reply, packed);
-        }
-        None => {
-            context.reply.null();
-            context.stats.misses.add(1);
-        }
+    let found = guard.string(p, key, context.now_ms)?;
+    let is_there = found.is_some();
+    let mut packed = None;
+    match found {
+        Some(item) => packed = reply_value(&mut context.reply, item.value()),
+        None => context.reply.null(),
     }
+    context.count_read(&guard, p, key, is_there);
+    drop(guard);
+    reply_packed(&mut context.reply, packed);
     Ok(())
 }
 
 fn mget(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, points) = context.lock_all_args(args, Access::Read)?;
     context.reply.array(points.len());
-    let mut hits = 0;
     // From the first packed value on, what is found is kept until the locks are gone.
     let mut later: Vec<Option<Found>> = Vec::new();
     for (key, &p) in args.from(1).iter().zip(&points) {
         let item = guard.get(p, key, context.now_ms);
         let value = item.filter(|item| item.kind() == Kind::String);
-        hits += u64::from(value.is_some());
+        let is_there = value.is_some();
         match value.map(|item| item.value()) {
             None if later.is_empty() => context.reply.null(),
             Some(Value::Plain(value)) if later.is_empty() => {
@@ -117,6 +114,7 @@ fn mget(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             }
             value => later.push(value.map(Found::keep)),
         }
+        context.count_read(&guard, p, key, is_there);
     }
     drop(guard);
     for found in later {
@@ -127,8 +125,6 @@ fn mget(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             Some(Found::Packed(packed)) => reply_packed(&mut context.reply, Some(packed)),
         }
     }
-    context.stats.hits.add(hits);
-    context.stats.misses.add(points.len() as u64 - hits);
     Ok(())
 }
 
@@ -152,18 +148,18 @@ impl Found {
 fn getdel(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.write(key)?;
-    match guard.string(p, key, context.now_ms)? {
-        Some(item) => {
-            let packed = reply_value(&mut context.reply, item.value());
-            context.stats.hits.add(1);
-            guard.remove(p, key, context.now_ms);
-            drop(guard);
-            reply_packed(&mut context.reply, packed);
-        }
-        None => {
-            context.reply.null();
-            context.stats.misses.add(1);
-        }
+    let found = guard.string(p, key, context.now_ms)?;
+    let is_there = found.is_some();
+    let mut packed = None;
+    match found {
+        Some(item) => packed = reply_value(&mut context.reply, item.value()),
+        None => context.reply.null(),
+    }
+    context.count_read(&guard, p, key, is_there);
+    if is_there {
+        guard.remove(p, key, context.now_ms);
+        drop(guard);
+        reply_packed(&mut context.reply, packed);
     }
     Ok(())
 }

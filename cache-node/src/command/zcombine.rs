@@ -309,7 +309,8 @@ fn store(context: &mut Context<'_>, args: Args<'_>, how: Combine) -> Result<(), 
             zset::put(owned, member, *score, tools);
         }
     })?;
-    guard.put_collection(points[0], args.at(1), Kind::ZSet, owned, None, now_ms)?;
+    let expires_at = guard.default_expiry(points[0], args.at(1), now_ms);
+    guard.put_collection(points[0], args.at(1), Kind::ZSet, owned, expires_at, now_ms)?;
     context.reply.integer(members.len() as i64);
     Ok(())
 }

@@ -295,7 +295,8 @@ fn zrangestore(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             zset::put(owned, member, *score, tools);
         }
     })?;
-    guard.put_collection(points[0], to, Kind::ZSet, owned, None, now_ms)?;
+    let expires_at = guard.default_expiry(points[0], to, now_ms);
+    guard.put_collection(points[0], to, Kind::ZSet, owned, expires_at, now_ms)?;
     context.reply.integer(members.len() as i64);
     Ok(())
 }

@@ -85,11 +85,10 @@ pub fn read<R>(
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
     let zset = find(&mut guard, p, key, context.now_ms)?;
-    match zset {
-        Some(_) => context.stats.hits.add(1),
-        None => context.stats.misses.add(1),
-    }
-    Ok(f(context, zset))
+    let is_there = zset.is_some();
+    let done = f(context, zset);
+    context.count_read(&guard, p, key, is_there);
+    Ok(done)
 }
 
 /// The options of `ZADD`.

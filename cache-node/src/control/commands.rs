@@ -185,6 +185,19 @@ async fn node(session: &mut Session, args: &[Bytes]) -> Then {
                 Err(panic) => error(format!("ERR {panic}")),
             }
         }
+        ("REGIONS", [what]) if upper(Some(what)) == "GET" => match cluster.known_regions().await {
+            Some(known) => Then::Reply(Reply::text(known.json.clone())),
+            None => Then::Reply(Reply::Null),
+        },
+        ("REGIONS", [what, json]) if upper(Some(what)) == "SET" => {
+            // As for a topology.
+            let json = json.clone();
+            match tokio::spawn(async move { cluster.set_regions(&json).await }).await {
+                Ok(Ok(())) => Then::Reply(Reply::ok()),
+                Ok(Err(why)) => error(why.to_string()),
+                Err(panic) => error(format!("ERR {panic}")),
+            }
+        }
         ("HANDOVER", [member, ms]) => handover(cluster, &text(member), ms).await,
         ("RESUME", []) => {
             cluster.resume();

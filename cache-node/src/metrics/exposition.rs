@@ -7,7 +7,7 @@ use super::process;
 use super::stats::{BATCH_BOUNDS_US, Counter, ThreadStats};
 use crate::command::table::TABLE;
 use crate::node::{Node, now_ms};
-use crate::store::{STEP_BOUNDS_US, STEPS};
+use crate::store::{RegionStats, STEP_BOUNDS_US, STEPS};
 
 /// A name with its type and help, followed by its samples.
 struct Text(String);
@@ -70,6 +70,7 @@ pub fn text(node: &Node) -> String {
     commands(node, &mut t);
     data(node, &mut t);
     compression(&mut t);
+    regions(node, &mut t);
     connections(node, &mut t);
     replication(node, &mut t);
     t.0
@@ -293,10 +294,63 @@ fn data(node: &Node, t: &mut Text) {
     );
 }
 
+/// What regions hold and have done. Nothing where there are none.
+fn regions(node: &Node, t: &mut Text) {
+    let regions = node.store.region_stats();
+    if regions.is_empty() {
+        return;
+    }
+    type Figure = fn(&RegionStats) -> u64;
+    let families: [(&str, &str, &str, Figure); 7] = [
+        ("keys", "gauge", "Keys held of a region.", |r| r.keys),
+        ("bytes", "gauge", "Bytes of a region's items.", |r| r.bytes),
+        (
+            "limit_bytes",
+            "gauge",
+            "This node's part of a region's size; 0: no limit.",
+            |r| r.limit,
+        ),
+        (
+            "hits_total",
+            "counter",
+            "Reads that found their key in a region.",
+            |r| r.hits,
+        ),
+        (
+            "misses_total",
+            "counter",
+            "Reads that did not find their key in a region.",
+            |r| r.misses,
+        ),
+        (
+            "evicted_keys_total",
+            "counter",
+            "Keys of a region that were evicted.",
+            |r| r.evicted.items,
+        ),
+        (
+            "evicted_bytes_total",
+            "counter",
+            "Bytes of a region's keys that were evicted.",
+            |r| r.evicted.bytes,
+        ),
+    ];
+    for (name, kind, help, figure) in families {
+        let samples = regions.iter().map(|r| (&*r.name, figure(r) as f64));
+        t.labelled(
+            &format!("cache_node_region_{name}"),
+            kind,
+            help,
+            "region",
+            samples,
+        );
+    }
+}
+
 /// The store's own work, by what it is.
 fn steps(node: &Node, t: &mut Text) {
     let name = "cache_node_step_duration_seconds";
-    let text = "Processor time of the store's own work under one lock: growth of a table, compaction, expiry, eviction.";
+    let text = "Processor time of the store's own work under one lock: growth of a table, compaction, expiry, eviction, and counting anew when regions change.";
     t.family(name, "histogram", text);
     let bucket = format!("{name}_bucket");
     for (step, kind) in STEPS {

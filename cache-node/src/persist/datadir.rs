@@ -1,13 +1,16 @@
-//! The data directory: the last topology, written so that a crash leaves the old or the new one. One process at a time uses it.
+//! The data directory: the last topology and the last list of regions, written so that a crash leaves the old or the new one. One process at a time uses it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::cluster::regions::KnownRegions;
 use crate::cluster::topology::Known;
-use crate::limits::TOPOLOGY_BYTES_MAX;
+use crate::limits::{REGIONS_BYTES_MAX, TOPOLOGY_BYTES_MAX};
 
 const TOPOLOGY: &str = "topology.json";
+/// In the data directory, and beside `--topology-file`.
+pub const REGIONS: &str = "regions.json";
 const LOCK: &str = "lock";
 
 /// See the module's text.
@@ -72,8 +75,25 @@ impl DataDir {
 
     /// Writes the topology, synced to disk.
     pub async fn save_topology(&self, json: &str) -> io::Result<()> {
+        self.save(TOPOLOGY, json).await
+    }
+
+    /// The list of regions that was kept. One that is not readable is as good as none: the operator pushes it again.
+    pub fn load_regions(&self) -> Option<KnownRegions> {
+        read_regions(&self.path.join(REGIONS)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the kept list of regions is not readable");
+            None
+        })
+    }
+
+    /// Writes the list of regions, synced to disk.
+    pub async fn save_regions(&self, json: &str) -> io::Result<()> {
+        self.save(REGIONS, json).await
+    }
+
+    async fn save(&self, name: &'static str, json: &str) -> io::Result<()> {
         let (dir, json) = (self.path.clone(), json.to_owned());
-        tokio::task::spawn_blocking(move || write_atomically(&dir, TOPOLOGY, json.as_bytes()))
+        tokio::task::spawn_blocking(move || write_atomically(&dir, name, json.as_bytes()))
             .await
             .map_err(io::Error::other)?
     }
@@ -81,23 +101,40 @@ impl DataDir {
 
 /// The topology in a file; None when there is no file.
 pub fn read_topology(path: &Path) -> io::Result<Option<Known>> {
-    let say = |e: String| io::Error::other(format!("{}: {e}", path.display()));
+    let Some(text) = read_bounded(path, TOPOLOGY_BYTES_MAX)? else {
+        return Ok(None);
+    };
+    let known = Known::parse(&text).map_err(|e| e.to_string());
+    known.map(Some).map_err(|e| say(path, e))
+}
+
+/// The list of regions in a file; None when there is no file.
+pub fn read_regions(path: &Path) -> io::Result<Option<KnownRegions>> {
+    let Some(text) = read_bounded(path, REGIONS_BYTES_MAX)? else {
+        return Ok(None);
+    };
+    let known = KnownRegions::parse(&text).map_err(|e| e.to_string());
+    known.map(Some).map_err(|e| say(path, e))
+}
+
+fn say(path: &Path, problem: String) -> io::Error {
+    io::Error::other(format!("{}: {problem}", path.display()))
+}
+
+/// What a file holds, if it is there and not empty.
+fn read_bounded(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
     match std::fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(say(e.to_string())),
-        Ok(meta) if meta.len() > TOPOLOGY_BYTES_MAX as u64 => {
-            return Err(say(format!(
-                "{} bytes: {TOPOLOGY_BYTES_MAX} at most",
-                meta.len()
-            )));
+        Err(e) => return Err(say(path, e.to_string())),
+        Ok(meta) if meta.len() > bytes_max as u64 => {
+            let problem = format!("{} bytes: {bytes_max} at most", meta.len());
+            return Err(say(path, problem));
         }
         Ok(meta) if meta.len() == 0 => return Ok(None),
         Ok(_) => {}
     }
-    let text = std::fs::read(path).map_err(|e| say(e.to_string()))?;
-    Known::parse(&text)
-        .map(Some)
-        .map_err(|e| say(e.to_string()))
+    let text = std::fs::read(path);
+    text.map(Some).map_err(|e| say(path, e.to_string()))
 }
 
 fn write_atomically(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -5,10 +5,15 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// No memory within the limit. Nothing was changed.
+/// No memory within a limit. Nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("OOM command not allowed when used memory > 'maxmemory'.")]
-pub struct OutOfMemory;
+pub enum OutOfMemory {
+    #[error("OOM command not allowed when used memory > 'maxmemory'.")]
+    Node,
+    /// The key's region is full. `waits`: room is being made in it.
+    #[error("OOM command not allowed: the region of this key is full.")]
+    Region { waits: bool },
+}
 
 /// What a taker may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +98,7 @@ impl Budget {
         };
         if all > most {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(OutOfMemory);
+            return Err(OutOfMemory::Node);
         }
         Ok(())
     }
@@ -143,14 +148,17 @@ mod tests {
         assert!(budget.take(3_100).is_ok() && !budget.wait(Duration::ZERO));
         assert_eq!(budget.shortage(), 0);
         budget.set_other(50);
-        assert_eq!((budget.shortage(), budget.take(51)), (50, Err(OutOfMemory)));
+        assert_eq!(
+            (budget.shortage(), budget.take(51)),
+            (50, Err(OutOfMemory::Node))
+        );
         assert!(
             budget.wait(Duration::from_secs(60)),
             "the reserve is touched"
         );
         assert!(!budget.wait(Duration::ZERO));
         assert!(budget.take(50).is_ok());
-        assert_eq!(budget.take_in(201, Room::Slack), Err(OutOfMemory));
+        assert_eq!(budget.take_in(201, Room::Slack), Err(OutOfMemory::Node));
         assert!(budget.take_in(200, Room::Slack).is_ok());
         assert!(budget.take_in(5_000, Room::Any).is_ok());
         assert_eq!(budget.used(), 8_350);

@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::Store;
 use super::pages::{PAGE, PageUse, Ref};
 use super::point::{SLOTS, SLOTS_PER_DOMAIN, domain_of};
 use super::steps::Step;
 use super::table::Table;
-use super::{PolicyKind, Store};
 
 /// Pages looked at before others get their turn at the classes' locks.
 const LOOK: u32 = 256;
@@ -78,6 +78,11 @@ impl Store {
         self.room.attended.store(yes, Ordering::Release);
     }
 
+    /// Whether somebody answers.
+    pub(super) fn is_attended(&self) -> bool {
+        self.room.attended.load(Ordering::Acquire)
+    }
+
     /// Waits until room is needed, or for so long. Whether it is needed.
     pub fn wait_for_need(&self, timeout: Duration) -> bool {
         self.budget.wait(timeout)
@@ -93,10 +98,10 @@ impl Store {
     pub fn room_is_coming(&self) -> bool {
         /// A pass that gains less does not help for long.
         const WORTH: u64 = 4 * PAGE as u64;
-        if !self.room.attended.load(Ordering::Acquire) {
+        if !self.is_attended() {
             return false;
         }
-        let evicts = self.policy() != PolicyKind::NoEviction
+        let evicts = self.may_evict()
             && self.expires_locally()
             && !self.room.nothing_to_evict.load(Ordering::Acquire);
         let in_vain = self.room.in_vain.load(Ordering::Acquire);

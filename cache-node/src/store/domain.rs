@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 
 use super::expire::Sweep;
 use super::point::SLOTS_PER_DOMAIN;
+use super::regions::DomainRegions;
 use super::table::Table;
 use super::watch::Watchers;
 
@@ -54,6 +55,8 @@ pub struct Domain {
     /// Who watches its keys.
     pub watchers: Option<Box<Watchers>>,
     pub sweep: Sweep,
+    /// None: there are none.
+    pub regions: Option<Box<DomainRegions>>,
 }
 
 /// One lock and what it guards, on cache lines of its own.

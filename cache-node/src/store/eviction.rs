@@ -5,53 +5,40 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::Store;
-use super::domain::SlotState;
-use super::evict::{Candidate, Mark, Policy, PolicyKind, Print, Queue, Seen, Verdict, counted};
-use super::guard::Guard;
-use super::item::{self, ItemRef};
-use super::pages::Ref;
-use super::point::{DOMAINS, Point, SLOTS, SLOTS_PER_DOMAIN, hash_of};
+use super::evict::{Candidate, Mark, Policy, PolicyKind, Print, counted};
+use super::judge::Scored;
+use super::point::{DOMAINS, Point, SLOTS};
 use super::steps::Step;
-use super::table::Spot;
 
 /// Candidates looked at for one that goes: beyond, all that is left is too hot or not ours to evict.
 const TRIES: usize = 4096;
 /// One eviction in so many is timed.
 const TIMED: u64 = 16;
-/// Items a sampled policy looks at, those of one place at most, and places at most.
+/// Items a sampled policy looks at, and places at most.
 const SAMPLES: usize = 20;
-const SAMPLES_HERE: usize = 7;
 const PLACES: usize = 40;
-/// Items looked at in one table for some that may go.
-const LOOKED_HERE: usize = 512;
 /// Queues hold at most so many entries for each key that is there, and so many in any case.
 const QUEUED_MAX: usize = 3;
 const QUEUED_FREE: usize = 1 << 16;
 
-/// The policy in force and what it has done.
+/// A policy in force and what it has done: one for the keys of each region, and one for all others.
 #[derive(Default)]
 pub(super) struct Eviction {
     kind: AtomicU8,
     mark: AtomicU8,
     /// The policy's present, for those who do not lock it.
     now: AtomicU32,
-    policy: Mutex<Option<Box<dyn Policy>>>,
+    pub policy: Mutex<Option<Box<dyn Policy>>>,
+    /// See [`PolicyKind::policy`].
+    pooled: bool,
     random: AtomicU64,
     max_items: AtomicU64,
     /// The queues are to be filled with what is there.
     anew: AtomicBool,
+    filling: AtomicBool,
     evicted: AtomicU64,
     evicted_bytes: AtomicU64,
     policy_bytes: AtomicU64,
-}
-
-/// An item that was looked at. Of equal scores chance decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Scored {
-    score: u64,
-    chance: u64,
-    slot: u16,
-    hash: u64,
 }
 
 /// What a round of eviction did.
@@ -62,6 +49,30 @@ pub struct Evicted {
 }
 
 impl Eviction {
+    /// For a region.
+    pub fn pooled() -> Self {
+        Self {
+            pooled: true,
+            ..Self::default()
+        }
+    }
+
+    pub fn max_items(&self) -> u64 {
+        self.max_items.load(Ordering::Relaxed)
+    }
+
+    pub fn set_max_items(&self, items: u64) {
+        self.max_items.store(items, Ordering::Relaxed);
+    }
+
+    /// Puts a policy into force, if it is another. What is there is queued by [`Store::tidy_queues`].
+    pub fn change(&self, kind: PolicyKind) {
+        if kind != self.kind() {
+            self.set(kind);
+            self.anew.store(true, Ordering::Release);
+        }
+    }
+
     pub fn kind(&self) -> PolicyKind {
         PolicyKind::from_index(self.kind.load(Ordering::Relaxed))
     }
@@ -81,7 +92,7 @@ impl Eviction {
         self.kind.load(Ordering::Relaxed) != 0
     }
 
-    fn mark(&self) -> Mark {
+    pub fn mark(&self) -> Mark {
         match self.mark.load(Ordering::Relaxed) {
             0 => Mark::Nothing,
             1 => Mark::Heat,
@@ -112,13 +123,36 @@ impl Eviction {
         }
     }
 
-    fn set(&self, kind: PolicyKind) {
-        let new = kind.policy();
+    pub fn set(&self, kind: PolicyKind) {
+        let new = kind.policy(self.pooled);
         let mark = new.as_ref().map_or(Mark::Nothing, |p| p.mark());
         let mut policy = self.policy.lock();
         *policy = new;
         self.kind.store(kind as u8, Ordering::Relaxed);
         self.mark.store(mark as u8, Ordering::Relaxed);
+    }
+
+    /// An item that is there already; it is queued if the queues are being filled.
+    pub fn found(&self, p: Point) {
+        if self.filling.load(Ordering::Relaxed) {
+            self.inserted(p);
+        }
+    }
+
+    /// Begins its queues anew when most of what they hold is gone, `keys` being what is there. Whether they are to be filled.
+    fn tidy(&self, keys: usize) -> bool {
+        let (entries, bytes) = match &*self.policy.lock() {
+            Some(policy) => (policy.entries(), policy.bytes()),
+            None => (0, 0),
+        };
+        self.policy_bytes.store(bytes as u64, Ordering::Relaxed);
+        if entries > keys * QUEUED_MAX + QUEUED_FREE {
+            self.set(self.kind());
+            self.anew.store(true, Ordering::Release);
+        }
+        let anew = self.anew.swap(false, Ordering::AcqRel);
+        self.filling.store(anew, Ordering::Relaxed);
+        anew
     }
 
     fn next(&self) -> Candidate {
@@ -140,14 +174,14 @@ impl Store {
 
     /// Keys at most; 0: no limit. Those beyond are evicted, a moment later.
     pub fn set_max_items(&self, items: u64) {
-        self.eviction.max_items.store(items, Ordering::Relaxed);
+        self.eviction.set_max_items(items);
         self.call_for_room();
     }
 
     /// Keys beyond their limit.
     pub fn items_over(&self) -> u64 {
         let keys = self.counters.keys.load(Ordering::Relaxed).max(0) as u64;
-        match self.eviction.max_items.load(Ordering::Relaxed) {
+        match self.eviction.max_items() {
             0 => 0,
             max => keys.saturating_sub(max),
         }
@@ -166,8 +200,7 @@ impl Store {
     /// Puts a policy into force. What is there already is queued by [`Store::tidy_queues`], in the order of tables.
     pub fn set_policy(&self, kind: PolicyKind) {
         if kind != self.policy() {
-            self.eviction.set(kind);
-            self.eviction.anew.store(true, Ordering::Release);
+            self.eviction.change(kind);
             self.call_for_room();
         }
     }
@@ -176,7 +209,7 @@ impl Store {
     fn requeue(&self) {
         for slot in 0..SLOTS {
             let mut segment = 0;
-            while self.eviction.is_on() && self.lock(slot).queue_segment(slot, segment) {
+            while self.lock(slot).queue_segment(slot, segment) {
                 segment += 1;
             }
         }
@@ -185,19 +218,14 @@ impl Store {
     /// Queues begin anew with another policy, and when most of what they hold is gone: keys that were deleted or expired, and not evicted,
     /// stay in them. Called by a background thread.
     pub fn tidy_queues(&self) {
-        let (entries, bytes) = match &*self.eviction.policy.lock() {
-            Some(policy) => (policy.entries(), policy.bytes()),
-            None => (0, 0),
-        };
-        self.eviction
-            .policy_bytes
-            .store(bytes as u64, Ordering::Relaxed);
-        let keys = self.counters.keys.load(Ordering::Relaxed).max(0) as usize;
-        if entries > keys * QUEUED_MAX + QUEUED_FREE {
-            self.eviction.set(self.policy());
-            self.eviction.anew.store(true, Ordering::Release);
+        let regions = self.regions();
+        let in_regions: u64 = regions.iter().map(|r| r.keys()).sum();
+        let keys = self.counters.keys.load(Ordering::Relaxed).max(0) as u64;
+        let mut fills = self.eviction.tidy(keys.saturating_sub(in_regions) as usize);
+        for region in &regions {
+            fills |= region.eviction.tidy(region.keys() as usize);
         }
-        if self.eviction.anew.swap(false, Ordering::AcqRel) {
+        if fills {
             self.requeue();
         }
     }
@@ -206,12 +234,7 @@ impl Store {
     pub fn evict(&self, bytes: u64) -> Evicted {
         let mut done = Evicted::default();
         while done.bytes < bytes || done.items == 0 {
-            // One in some is timed: asking for the time takes as long as the rest.
-            let timed = self.eviction.random().is_multiple_of(TIMED);
-            let freed = match timed {
-                true => self.steps.time(Step::Eviction, || self.evict_one()),
-                false => self.evict_one(),
-            };
+            let freed = self.timed(|| self.evict_one());
             match freed {
                 Some(freed) => {
                     done.items += 1;
@@ -223,32 +246,85 @@ impl Store {
         done
     }
 
-    /// Gives the bytes that went; None: nothing may go.
+    /// One in some is timed: asking for the time takes as long as the rest.
+    fn timed<T>(&self, evict: impl FnOnce() -> T) -> T {
+        match self.eviction.random().is_multiple_of(TIMED) {
+            true => self.steps.time(Step::Eviction, evict),
+            false => evict(),
+        }
+    }
+
+    /// Evicts an item for the whole node's limits: what is in no region goes first, then of the fullest regions. Gives the bytes that went;
+    /// None: nothing may go.
     pub fn evict_one(&self) -> Option<u64> {
         if !self.expires_locally() {
             return None;
         }
-        for _ in 0..TRIES {
-            let freed = match self.eviction.next() {
+        self.evict_from(&self.eviction)
+            .or_else(|| self.evict_from_fullest())
+    }
+
+    /// As [`Store::evict_from`], timed now and then.
+    pub(super) fn evict_timed(&self, whose: &Eviction) -> Option<u64> {
+        self.timed(|| self.evict_from(whose))
+    }
+
+    /// Evicts an item of those that a policy is for.
+    pub(super) fn evict_from(&self, whose: &Eviction) -> Option<u64> {
+        let mut tries = 0;
+        while tries < TRIES {
+            tries += 1;
+            let freed = match whose.next() {
                 Candidate::Nothing => return None,
-                Candidate::Queued(print, from) => self.lock(print.slot()).evict_queued(print, from),
+                Candidate::Queued(print, from) => {
+                    self.lock(print.slot()).evict_queued(whose, print, from)
+                }
                 Candidate::Sample => {
-                    let (slot, hash) = self.sample()?;
-                    self.lock(slot).evict_point(Point { slot, hash })
+                    let (slot, hash) = self.sample(whose)?;
+                    self.lock(slot).evict_point(whose, Point { slot, hash })
+                }
+                Candidate::Drawn(prints, count) => {
+                    tries += usize::from(count);
+                    self.evict_drawn(whose, &prints[..usize::from(count)])
                 }
             };
             if let Some(freed) = freed {
-                self.eviction.evicted.fetch_add(1, Ordering::Relaxed);
-                let bytes = &self.eviction.evicted_bytes;
-                bytes.fetch_add(freed, Ordering::Relaxed);
+                for eviction in [whose, &self.eviction] {
+                    eviction.evicted.fetch_add(1, Ordering::Relaxed);
+                    eviction.evicted_bytes.fetch_add(freed, Ordering::Relaxed);
+                    if std::ptr::eq(whose, &self.eviction) {
+                        break;
+                    }
+                }
                 return Some(freed);
             }
         }
         None
     }
 
+    /// Evicts the item with the lowest score; the others come again after those that were not drawn.
+    fn evict_drawn(&self, whose: &Eviction, prints: &[Print]) -> Option<u64> {
+        let mut scores: Vec<(Option<Scored>, Print)> = Vec::with_capacity(prints.len());
+        for &print in prints {
+            // What is gone, or of another region by now, is drawn no more.
+            if let Some(score) = self.lock(print.slot()).score_queued(whose, print) {
+                scores.push((score, print));
+            }
+        }
+        let worst = scores.iter().filter_map(|(scored, _)| *scored).min();
+        for (scored, print) in scores {
+            if (worst.is_none() || scored != worst)
+                && let Some(policy) = &mut *whose.policy.lock()
+            {
+                policy.put_back(print);
+            }
+        }
+        let Scored { slot, hash, .. } = worst?;
+        self.lock(slot).evict_point(whose, Point { slot, hash })
+    }
+
     /// Of some items at random places the one with the lowest score: its slot and hash.
-    fn sample(&self) -> Option<(u16, u64)> {
+    fn sample(&self, whose: &Eviction) -> Option<(u16, u64)> {
         let mut best: Option<Scored> = None;
         let mut seen = 0;
         for _ in 0..PLACES {
@@ -257,7 +333,7 @@ impl Store {
             let mut domains = (first..DOMAINS).chain(0..first);
             let found = domains.find_map(|domain| {
                 let guard = self.lock_domains(std::iter::once(domain));
-                let scored = guard.scores(domain as u16, random >> 10);
+                let scored = guard.scores(whose, domain as u16, random >> 10);
                 (!scored.is_empty()).then_some(scored)
             });
             let scored = found?;
@@ -268,147 +344,5 @@ impl Store {
             }
         }
         best.map(|scored| (scored.slot, scored.hash))
-    }
-}
-
-impl Guard<'_> {
-    /// Notes that an item was asked for.
-    pub(super) fn touch(&self, at: Ref) {
-        let eviction = &self.store().eviction;
-        let pages = &self.store().pages;
-        let mark = eviction.mark();
-        if mark == Mark::Nothing {
-            return;
-        }
-        let item = self.item(at);
-        // SAFETY: the item is live and locked, and `item` is not used any more when it is written to.
-        unsafe {
-            match mark {
-                Mark::Heat if item.heat() < 3 => item::set_heat(pages, at, item.heat() + 1),
-                Mark::Heat | Mark::Nothing => {}
-                Mark::Time | Mark::Count => {
-                    if let Some(clock) = eviction.clock(item.clock()) {
-                        item::set_clock(pages, at, clock);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The item in place of another is as hot, and was asked for once more.
-    pub(super) fn keep_heat(&self, old: Ref, new: Ref) {
-        if self.store().eviction.mark() == Mark::Heat {
-            let heat = (self.item(old).heat() + 1).min(3);
-            // SAFETY: the new item is ours alone.
-            unsafe { item::set_heat(&self.store().pages, new, heat) };
-        }
-    }
-
-    fn point_of(&self, slot: u16, at: Ref) -> Point {
-        let hash = hash_of(self.item(at).key(), self.store().seed);
-        Point { slot, hash }
-    }
-
-    /// Queues the items of a segment. False: there is no such segment.
-    fn queue_segment(&self, slot: u16, segment: usize) -> bool {
-        let table = self.table(slot);
-        if segment >= table.segment_count() {
-            return false;
-        }
-        for at in table.segment(segment).refs() {
-            self.store().eviction.inserted(self.point_of(slot, at));
-        }
-        true
-    }
-
-    fn seen(item: ItemRef<'_>) -> Seen {
-        Seen {
-            heat: item.heat(),
-            clock: item.clock().unwrap_or(0),
-            expires_at: item.expires_at(),
-        }
-    }
-
-    /// Lets the policy judge an item of its queue. Gives the bytes that went; None: nothing did.
-    fn evict_queued(&mut self, print: Print, from: Queue) -> Option<u64> {
-        let store = self.store();
-        let slot = print.slot();
-        let found = self
-            .table(slot)
-            .find_print(print, &|at| Print::of(self.point_of(slot, at)) == print);
-        let (spot, at) = found?;
-        let seen = Self::seen(self.item(at));
-        let mut policy = store.eviction.policy.lock();
-        let policy = policy.as_mut()?;
-        if self.slot_state(slot) != SlotState::Serve {
-            policy.put_back(print);
-            return None;
-        }
-        match policy.judge(print, from, seen) {
-            Verdict::Evict => Some(self.evict(slot, spot, at)),
-            Verdict::Keep(heat) => {
-                // SAFETY: the item is live and locked, and nobody holds an ItemRef to it.
-                unsafe { item::set_heat(&store.pages, at, heat) };
-                None
-            }
-        }
-    }
-
-    fn evict_point(&mut self, p: Point) -> Option<u64> {
-        if self.slot_state(p.slot) != SlotState::Serve {
-            return None;
-        }
-        let found = self
-            .table(p.slot)
-            .find(p.hash, |at| self.point_of(p.slot, at) == p);
-        let (spot, at) = found?;
-        Some(self.evict(p.slot, spot, at))
-    }
-
-    fn evict(&mut self, slot: u16, spot: Spot, at: Ref) -> u64 {
-        let bytes = self.item(at).bytes() as u64;
-        self.log_delete(slot, at);
-        self.take_out_here(slot, spot, at);
-        self.shrink(slot, spot.segment as usize);
-        bytes
-    }
-
-    /// Some items at a random place of a domain.
-    fn scores(&self, domain: u16, random: u64) -> Vec<Scored> {
-        let policy = self.store().eviction.policy.lock();
-        let Some(policy) = &*policy else {
-            return Vec::new();
-        };
-        let mut scores = Vec::new();
-        let first = domain * SLOTS_PER_DOMAIN;
-        if policy.only_expiring() && self.domain(first).expires == 0 {
-            return scores;
-        }
-        let start = (random % u64::from(SLOTS_PER_DOMAIN)) as u16;
-        for i in 0..SLOTS_PER_DOMAIN {
-            let slot = first + (start + i) % SLOTS_PER_DOMAIN;
-            if self.slot_state(slot) != SlotState::Serve {
-                continue;
-            }
-            let mut looked = 0;
-            let mut score = |at: Ref| {
-                looked += 1;
-                if let Some(score) = policy.score(Self::seen(self.item(at))) {
-                    let hash = self.point_of(slot, at).hash;
-                    scores.push(Scored {
-                        score,
-                        chance: hash.wrapping_mul(random | 1),
-                        slot,
-                        hash,
-                    });
-                }
-                scores.len() < SAMPLES_HERE && looked < LOOKED_HERE
-            };
-            self.table(slot).some_from(random >> 8, &mut score);
-            if scores.len() >= SAMPLES_HERE {
-                break;
-            }
-        }
-        scores
     }
 }

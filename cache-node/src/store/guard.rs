@@ -50,6 +50,8 @@ pub struct Guard<'s> {
     room: Room,
     /// Where its locks go when it is dropped; None: they are released.
     home: Option<Home<'s>>,
+    /// The default expiry of the collection that the next effect makes.
+    born: Option<u64>,
 }
 
 impl<'s> Guard<'s> {
@@ -68,6 +70,7 @@ impl<'s> Guard<'s> {
             as_told: false,
             room: Room::Limit,
             home: None,
+            born: None,
         })
     }
 
@@ -85,6 +88,15 @@ impl<'s> Guard<'s> {
     /// For applying a slot move: logged as ordinary writes, but expired items are there until the source deletes them.
     pub fn import(&mut self) {
         self.as_told = true;
+    }
+
+    /// Whether it does what another node has decided.
+    pub(super) fn is_told(&self) -> bool {
+        self.as_told
+    }
+
+    pub(super) fn room(&self) -> Room {
+        self.room
     }
 
     /// For putting back what was there before: memory is found for it, whatever the limit.
@@ -132,6 +144,9 @@ impl<'s> Guard<'s> {
     }
 
     pub fn set_slot_state(&mut self, slot: u16, state: SlotState) {
+        let held = |state| state != SlotState::None;
+        let regions = &self.store.regions;
+        regions.held(held(self.slot_state(slot)), held(state));
         self.domain_mut(slot).states[usize::from(slot % SLOTS_PER_DOMAIN)] = state;
     }
 
@@ -158,7 +173,7 @@ impl<'s> Guard<'s> {
     /// The item of a key. An expired one is absent; where expiry is ours to decide it is removed, and logged as a delete.
     pub fn get(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<ItemRef<'_>> {
         let (_, at) = self.find_live(p, key, now_ms)?;
-        self.touch(at);
+        self.touch(p.slot, at);
         Some(self.item(at))
     }
 
@@ -258,6 +273,11 @@ impl<'s> Guard<'s> {
         }
         self.emit_slot(slot);
         self.touched_all(slot);
+        if self.domain(slot).regions.is_some() {
+            for at in self.table(slot).refs() {
+                self.account(slot, at, -1, -(self.item(at).bytes() as i64));
+            }
+        }
         let table = std::mem::take(self.table_mut(slot));
         let expiring = table
             .refs()
@@ -302,13 +322,18 @@ impl<'s> Guard<'s> {
                 }
             }
             self.note_due(p.slot, spot, expires_at);
-            self.touch(at);
+            self.touch(p.slot, at);
             return Ok(());
         }
         let store = self.store;
         let before = found.and_then(|(_, at)| self.item(at).clock());
+        if self.domain(p.slot).regions.is_some() {
+            let held = found.map_or(0, |(_, at)| self.item(at).stored().len());
+            let bytes = (value.len().saturating_sub(held), value.len());
+            self.room_in_region(p, key, found.is_none(), bytes)?;
+        }
         let means = (&store.pages, &store.spans, self.room);
-        let clock = store.eviction.clock(before);
+        let clock = self.eviction_of(p, key).clock(before);
         let (new, bytes) = item::create(means, kind, key, value, expires_at, clock)?;
         self.before_change(p, found.is_none());
         self.place(p, found, new, bytes);
@@ -326,7 +351,8 @@ impl<'s> Guard<'s> {
             self.item(old).expires_at().is_some(),
             self.item(old).bytes(),
         );
-        self.keep_heat(old, new);
+        self.keep_heat(p.slot, old, new);
+        self.account(p.slot, new, 0, bytes as i64 - old_bytes as i64);
         let due = due_at(expires_at);
         self.table_mut(p.slot).replace(spot, new, due);
         self.store.dues.note(domain_of(p.slot), due);
@@ -360,7 +386,8 @@ impl<'s> Guard<'s> {
         table.item_bytes += bytes as u64;
         store.counters.added(expires);
         store.dues.note(domain_of(p.slot), added.due);
-        store.eviction.inserted(p);
+        self.eviction_at(p.slot, at).inserted(p);
+        self.account(p.slot, at, 1, bytes as i64);
         if store.items_over() > 0 {
             store.call_for_room();
         }
@@ -389,6 +416,7 @@ impl<'s> Guard<'s> {
         }
         let store = self.store;
         let (expires, bytes) = (self.item(at).expires_at().is_some(), self.item(at).bytes());
+        self.account(slot, at, -1, -(bytes as i64));
         let domain = self.domain_mut(slot);
         domain.expires -= u32::from(expires);
         let table = &mut domain.tables[usize::from(slot % SLOTS_PER_DOMAIN)];
@@ -451,9 +479,20 @@ impl<'s> Guard<'s> {
         if !logs || self.replay || first & observer::LOG == 0 {
             return;
         }
-        self.effects
-            .get_or_insert_with(|| SPARE.take().unwrap_or_default())
-            .push(p, command);
+        let effects = self
+            .effects
+            .get_or_insert_with(|| SPARE.take().unwrap_or_default());
+        effects.push(p, command);
+        if let (Some(time), [_, key, ..]) = (self.born.take(), command) {
+            effects.push(p, &[b"PEXPIREAT", key, time.to_string().as_bytes()]);
+        }
+    }
+
+    /// The default expiry of a key that is being made, which is logged after the effect that makes it.
+    fn born(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<u64> {
+        let expires_at = self.default_expiry(p, key, now_ms);
+        self.born = expires_at.filter(|_| self.logs(p));
+        expires_at
     }
 }
 

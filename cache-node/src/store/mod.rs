@@ -12,11 +12,13 @@ mod eviction;
 mod expire;
 mod guard;
 mod item;
+mod judge;
 mod order;
 mod pages;
 pub mod point;
 mod prefetch;
 pub mod ready;
+mod regions;
 mod segment;
 mod snapshot;
 mod spans;
@@ -52,6 +54,7 @@ use pages::Pages;
 pub use pages::Ref;
 use point::{DOMAINS, domain_of};
 pub use point::{Point, SLOTS, slot_of};
+pub use regions::{RegionSpec, RegionStats, Ttl};
 use segment::Entry;
 pub use snapshot::{SnapshotSink, SnapshotWalk};
 pub use spans::SharedValue;
@@ -158,6 +161,7 @@ pub struct Store {
     steps: Steps,
     dues: DomainDues,
     eviction: Eviction,
+    regions: regions::Current,
     counters: Counters,
     table_bytes: AtomicI64,
     log: Arc<Log>,
@@ -200,6 +204,7 @@ impl Store {
             steps: Steps::default(),
             dues: DomainDues::default(),
             eviction: Eviction::default(),
+            regions: regions::Current::default(),
             counters: Counters::default(),
             table_bytes: AtomicI64::new(0),
             log,
@@ -350,7 +355,7 @@ impl Store {
             expire_lag_ms: self.counters.expire_lag_ms.load(Ordering::Relaxed),
             evicted: self.eviction.evicted().items,
             evicted_bytes: self.eviction.evicted().bytes,
-            policy_bytes: self.eviction.policy_bytes(),
+            policy_bytes: self.eviction.policy_bytes() + self.regions.policy_bytes(),
         }
     }
 

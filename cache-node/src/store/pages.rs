@@ -207,9 +207,7 @@ impl Pages {
     pub fn alloc_run(&self, lines: usize) -> Ref {
         match self.alloc_in(self.first_run + lines - 1, Room::Any) {
             Ok(run) => run,
-            Err(OutOfMemory) => {
-                std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; PAGE]>())
-            }
+            Err(_) => std::alloc::handle_alloc_error(std::alloc::Layout::new::<[u8; PAGE]>()),
         }
     }
 
@@ -391,7 +389,7 @@ impl Pages {
             Some(page) => page,
             None => {
                 self.budget.give(PAGE);
-                return Err(OutOfMemory);
+                return Err(OutOfMemory::Node);
             }
         };
         self.class_of_page[page as usize].store(class as u8, Ordering::Relaxed);

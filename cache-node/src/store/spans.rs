@@ -153,7 +153,7 @@ impl Spans {
         }
         let Some(start) = self.take(bytes / BLOCK) else {
             self.budget.give(bytes);
-            return Err(OutOfMemory);
+            return Err(OutOfMemory::Node);
         };
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         // SAFETY: the run was free and is ours alone now (invariant 1), accessible, and as long as head and parts together; a block is
@@ -463,7 +463,7 @@ mod tests {
         let value = spans.value(&[&[7; 50_000]], Room::Limit).unwrap();
         assert_eq!(
             spans.value(&[&[8; 50_000]], Room::Limit).unwrap_err(),
-            OutOfMemory
+            OutOfMemory::Node
         );
         drop(spans);
         assert!(value.iter().all(|&b| b == 7) && value.len() == 50_000);

@@ -1,4 +1,5 @@
-//! How long the store's own work holds a lock: growth of tables, compaction, expiry, eviction.
+//! How long the store's own work holds a lock: growth of tables, compaction, expiry, eviction, and counting items anew when
+//! regions change.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,14 +13,16 @@ pub enum Step {
     Compaction,
     Expiry,
     Eviction,
+    Regions,
 }
 
 /// Every kind of step and its name.
-pub const STEPS: [(Step, &str); 4] = [
+pub const STEPS: [(Step, &str); 5] = [
     (Step::Growth, "growth"),
     (Step::Compaction, "compaction"),
     (Step::Expiry, "expiry"),
     (Step::Eviction, "eviction"),
+    (Step::Regions, "regions"),
 ];
 
 #[derive(Debug, Default)]

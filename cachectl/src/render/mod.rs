@@ -3,6 +3,7 @@
 mod backups;
 mod mends;
 mod numbers;
+mod regions;
 mod status;
 mod table;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod why;
 
 pub use backups::backups;
 pub use numbers::{ago, bytes, count};
+pub use regions::regions;
 pub use status::status;
 pub use table::Table;
 pub use why::why;

@@ -65,6 +65,11 @@ impl Platform for FakePlatform {
         }
     }
 
+    async fn publish_regions(&self, _: &Desired) -> Result<(), Error> {
+        self.note("publish regions");
+        Ok(())
+    }
+
     async fn update_member(&self, _: &Desired, member: &str) -> Result<(), Error> {
         self.note(format!("update {member}"));
         Ok(())
@@ -150,6 +155,7 @@ async fn world(store: Store) -> World {
             namespace: "kitchen".into(),
         },
         limits: Limits::default(),
+        regions: Vec::new(),
     };
     World {
         platform: FakePlatform {

@@ -87,6 +87,7 @@ fn desired() -> Desired {
             namespace: "kitchen".into(),
         },
         limits: Limits::default(),
+        regions: Vec::new(),
     };
     crate::validate::cache(&serde_json::from_value(manifest).unwrap(), &context).unwrap()
 }

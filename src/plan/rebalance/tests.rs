@@ -18,6 +18,7 @@ fn desired() -> Desired {
             service: "orders-nodes".into(),
             namespace: "shop".into(),
         },
+        regions: Vec::new(),
         limits: Limits::default(),
     };
     validate::cache(&cache, &context).unwrap()

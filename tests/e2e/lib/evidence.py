@@ -18,8 +18,8 @@ def collect(test, namespaces):
     jobs = [("nodes.txt", "describe", "nodes"), ("everywhere.txt", "get", "pods", "-A", "-o", "wide")]
     for ns in namespaces:
         jobs += [
-            (f"{ns}.objects.yaml", "get", "caches,cachebackups,statefulsets,pods,services,configmaps,jobs,pdb,pvc,endpointslices", "-n", ns, "-o", "yaml"),
-            (f"{ns}.describe.txt", "describe", "caches,cachebackups,pods", "-n", ns),
+            (f"{ns}.objects.yaml", "get", "caches,cachebackups,cacheregions,statefulsets,pods,services,configmaps,jobs,pdb,pvc,endpointslices", "-n", ns, "-o", "yaml"),
+            (f"{ns}.describe.txt", "describe", "caches,cachebackups,cacheregions,pods", "-n", ns),
             (f"{ns}.events.txt", "get", "events", "-n", ns, "--sort-by=.lastTimestamp", "-o", "wide"),
         ]  # fmt: skip
         for pod in kube.get("pods", ns=ns):

@@ -3,6 +3,7 @@
 mod authority;
 mod everyday;
 mod losses;
+mod regions;
 mod rolls;
 
 use cache_operator::plan::ReasonKind;

@@ -6,6 +6,7 @@ mod operator;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cache_operator::api::CacheRegion;
 use cache_operator::api::cache::{Cache, CacheStatus, MaintenanceStatus};
 use cache_operator::api::topology::{Addressing, Role, Topology};
 use cache_operator::plan::{Desired, Limits, Plan};
@@ -34,6 +35,7 @@ pub struct World {
     /// Makes what the operator hears, and how far replicas are, lag at random.
     pub lag: bool,
     pub spec: serde_json::Value,
+    pub regions: Vec<CacheRegion>,
     pub stored: Option<Topology>,
     pub maintenance: MaintenanceStatus,
     pub image: Option<String>,
@@ -64,6 +66,7 @@ impl World {
             random: StdRng::seed_from_u64(seed),
             lag: false,
             spec,
+            regions: Vec::new(),
             stored: None,
             maintenance: MaintenanceStatus::default(),
             image: None,
@@ -118,6 +121,7 @@ impl World {
                 service: "orders-nodes".into(),
                 namespace: "shop".into(),
             },
+            regions: self.regions.clone(),
             limits: Limits {
                 slots_per_move_max: 2048,
                 ..Limits::default()

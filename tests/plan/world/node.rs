@@ -31,6 +31,8 @@ pub struct NodeSim {
     pub sealed: BTreeMap<String, u64>,
     pub paused_until_ms: u64,
     pub stopping: bool,
+    /// None: its version knows no regions.
+    pub regions: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +59,7 @@ impl NodeSim {
             sealed: BTreeMap::new(),
             paused_until_ms: 0,
             stopping: false,
+            regions: None,
         }
     }
 
@@ -495,6 +498,8 @@ impl World {
             bytes: keys * self.bytes_per_key,
             max_bytes: 768 << 20,
             stopping: node.stopping,
+            features: node.regions.iter().map(|_| "regions".into()).collect(),
+            regions_hash: node.regions.clone().unwrap_or_default(),
             writes_paused: self.now_ms < node.paused_until_ms,
             ..NodeState::default()
         }

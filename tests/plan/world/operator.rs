@@ -255,6 +255,15 @@ impl World {
             }
             Step::WriteTopology(change) => self.store_and_push(change)?,
             Step::PushTopology { topology, to } => self.push(topology, to)?,
+            Step::PushRegions { regions, to } => {
+                for member in to {
+                    if self.reachable(member).is_some()
+                        && let Some(node) = self.node_mut(member)
+                    {
+                        node.regions = Some(regions.hash());
+                    }
+                }
+            }
             Step::Handover {
                 from,
                 to,

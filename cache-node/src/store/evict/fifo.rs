@@ -48,6 +48,22 @@ impl Fifo {
         }
     }
 
+    fn at(&mut self, index: usize) -> &mut Print {
+        let at = self.head + index;
+        &mut self.blocks[at / BLOCK][at % BLOCK]
+    }
+
+    /// As [`Fifo::pop`], but any of them: the first takes its place.
+    pub fn pop_any(&mut self, random: u64) -> Option<Print> {
+        let len = self.len();
+        if len > 0 {
+            let first = *self.at(0);
+            let any = std::mem::replace(self.at(random as usize % len), first);
+            *self.at(0) = any;
+        }
+        self.pop()
+    }
+
     pub fn pop(&mut self) -> Option<Print> {
         if self.is_empty() {
             return None;
@@ -86,9 +102,14 @@ mod tests {
             }
             assert_eq!(fifo.len(), (next - expected) as usize);
         }
-        while fifo.pop().is_some() {
+        let mut left = Vec::new();
+        while let Some(print) = fifo.pop_any(u64::from(expected) * 0x9E37_79B9) {
+            left.push(print.0);
             expected += 1;
         }
+        assert!(!left.is_sorted());
+        left.sort_unstable();
+        assert_eq!(left, (next - left.len() as u32..next).collect::<Vec<u32>>());
         assert_eq!((expected, fifo.len(), fifo.blocks.len()), (next, 0, 0));
     }
 }

@@ -62,13 +62,18 @@ pub struct Seen {
     pub expires_at: Option<u64>,
 }
 
+/// Fingerprints that are drawn at once.
+pub const DRAWN: usize = 16;
+
 /// Where the next candidate comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Candidate {
     /// From a queue; to be judged with the tag.
     Queued(Print, Queue),
-    /// The lowest score of some items.
+    /// The lowest score of some items at random places.
     Sample,
+    /// The lowest score of these, as many as are said, drawn from a queue of all: they are out of it.
+    Drawn([Print; DRAWN], u8),
     /// There is none.
     Nothing,
 }
@@ -182,10 +187,12 @@ impl PolicyKind {
         found.map_or(Self::NoEviction, |(kind, _)| *kind)
     }
 
-    /// An instance; None: nothing is evicted.
-    pub fn policy(self) -> Option<Box<dyn Policy>> {
+    /// An instance; None: nothing is evicted. `pooled`: its items are few among others, so that those it looks at come from a queue of its
+    /// own and not from random places.
+    pub fn policy(self, pooled: bool) -> Option<Box<dyn Policy>> {
         use sampled::{Rule, Sampled};
-        let sampled = |rule, volatile| Some(Box::new(Sampled::new(rule, volatile)) as Box<_>);
+        let sampled =
+            |rule, volatile| Some(Box::new(Sampled::new(rule, volatile, pooled)) as Box<_>);
         match self {
             Self::NoEviction => None,
             Self::S3Fifo => Some(Box::new(s3fifo::S3Fifo::default())),
@@ -216,7 +223,7 @@ mod tests {
                 (kind.name(), PolicyKind::from_index(i as u8)),
                 (*name, *kind)
             );
-            assert_eq!(kind.policy().is_none(), i == 0);
+            assert_eq!(kind.policy(false).is_none(), i == 0);
         }
         assert_eq!(PolicyKind::named("LRU"), Some(PolicyKind::AllKeysLru));
         assert_eq!(PolicyKind::named("allkeys"), None);

@@ -1,6 +1,7 @@
 //! Policies that look at some items and take the one that matters least: by time since its last read, by reads, by expiry, or by chance.
 
-use super::{Candidate, Mark, Policy, Print, Queue, Seen, Verdict};
+use super::fifo::Fifo;
+use super::{Candidate, DRAWN, Mark, Policy, Print, Queue, Seen, Verdict};
 
 /// What makes an item matter less than another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +20,18 @@ pub struct Sampled {
     /// Items that came in.
     now: u32,
     random: u64,
+    /// Items, of which some are looked at.
+    pool: Option<Fifo>,
 }
 
 impl Sampled {
-    pub fn new(rule: Rule, volatile: bool) -> Self {
+    pub fn new(rule: Rule, volatile: bool, pooled: bool) -> Self {
         Self {
             rule,
             volatile,
             now: 0,
             random: 0,
+            pool: pooled.then(Fifo::default),
         }
     }
 }
@@ -50,17 +54,37 @@ impl Policy for Sampled {
     fn inserted(&mut self, print: Print) {
         self.now = self.now.wrapping_add(1);
         self.random = (self.random ^ u64::from(print.0)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.put_back(print);
     }
 
     fn next(&mut self) -> Candidate {
-        Candidate::Sample
+        let Some(pool) = &mut self.pool else {
+            return Candidate::Sample;
+        };
+        let mut drawn = [Print::default(); DRAWN];
+        let mut count = 0;
+        while count < DRAWN
+            && let Some(print) = pool.pop_any(self.random >> 20)
+        {
+            drawn[count] = print;
+            count += 1;
+            self.random = (self.random ^ 0xA5).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+        match count {
+            0 => Candidate::Nothing,
+            count => Candidate::Drawn(drawn, count as u8),
+        }
     }
 
     fn judge(&mut self, _: Print, _: Queue, _: Seen) -> Verdict {
         Verdict::Evict
     }
 
-    fn put_back(&mut self, _: Print) {}
+    fn put_back(&mut self, print: Print) {
+        if let Some(pool) = &mut self.pool {
+            pool.push(print);
+        }
+    }
 
     fn score(&self, seen: Seen) -> Option<u64> {
         if self.volatile && seen.expires_at.is_none() {
@@ -86,11 +110,11 @@ impl Policy for Sampled {
     }
 
     fn entries(&self) -> usize {
-        0
+        self.pool.as_ref().map_or(0, Fifo::len)
     }
 
     fn bytes(&self) -> usize {
-        0
+        self.pool.as_ref().map_or(0, Fifo::bytes)
     }
 }
 
@@ -105,19 +129,19 @@ mod tests {
             clock,
             expires_at,
         };
-        let mut lru = Sampled::new(Rule::Recency, false);
+        let mut lru = Sampled::new(Rule::Recency, false, false);
         lru.now = 5;
         // The clock goes round.
         let scores = [u32::MAX - 3, 1, 5].map(|clock| lru.score(seen(clock, None)).unwrap());
         assert!(scores.is_sorted());
-        let mut lfu = Sampled::new(Rule::Frequency, false);
+        let mut lfu = Sampled::new(Rule::Frequency, false, false);
         lfu.now = 1_000;
         let once = counted(0, 100);
         let again = counted(once, 200);
         let later = counted(0, 900);
         let scores = [once, later, again].map(|clock| lfu.score(seen(clock, None)).unwrap());
         assert!(scores.is_sorted(), "{scores:?}");
-        let ttl = Sampled::new(Rule::Expiry, true);
+        let ttl = Sampled::new(Rule::Expiry, true, false);
         assert_eq!(ttl.score(seen(0, None)), None);
         assert!(ttl.score(seen(0, Some(5))) < ttl.score(seen(0, Some(6))));
     }

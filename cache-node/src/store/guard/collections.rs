@@ -80,6 +80,7 @@ impl Guard<'_> {
             Some(item) => (item.object().is_some(), item.value_len()),
             None => (false, 0),
         };
+        self.room_in_region(p, key, found.is_none() && adds > 0, (adds, adds))?;
         let store = self.store;
         let ahead = match adds {
             0 => 0,
@@ -104,7 +105,10 @@ impl Guard<'_> {
         };
         let done = match found {
             Some((spot, at)) if big => Ok(self.edit_object(p, (spot, at), |o| f(o, &tools))),
-            found => self.edit_packed(p, key, kind, found.map(|(_, at)| at), |o| f(o, &tools)),
+            found => {
+                let found = found.map(|(_, at)| at);
+                self.edit_packed(p, key, (kind, now_ms), found, |o| f(o, &tools))
+            }
         };
         self.room = room;
         store.budget.give(ahead);
@@ -132,6 +136,7 @@ impl Guard<'_> {
         let after = self.item(at).bytes() as u64;
         let table = self.table_mut(p.slot);
         table.item_bytes = table.item_bytes + after - before;
+        self.account(p.slot, at, 0, after as i64 - before as i64);
         if empty {
             self.take_out(p, spot, at);
         }
@@ -142,7 +147,7 @@ impl Guard<'_> {
         &mut self,
         p: Point,
         key: &[u8],
-        kind: Kind,
+        (kind, now_ms): (Kind, u64),
         found: Option<Ref>,
         f: impl FnOnce(&mut Owned) -> R,
     ) -> Result<R, OutOfMemory> {
@@ -157,6 +162,10 @@ impl Guard<'_> {
             }
             return Ok(done);
         }
+        let expires_at = match found {
+            Some(_) => expires_at,
+            None => self.born(p, key, now_ms),
+        };
         match owned {
             Owned::Packed(run) => {
                 let same = found.is_some_and(|at| *self.item(at).stored() == run[..]);

@@ -55,6 +55,7 @@ impl Guard<'_> {
             replay: self.replay,
             as_told: self.as_told,
             room: Room::Slack,
+            born: None,
             home: None,
         };
         *home.borrow_mut() = Some(back);

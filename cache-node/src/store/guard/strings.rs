@@ -43,6 +43,30 @@ impl Guard<'_> {
         Ok(())
     }
 
+    /// As [`Guard::set`] with the default expiry of keys that are written without one. For what writes a key anew.
+    pub fn set_new(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        value: &[u8],
+        now_ms: u64,
+    ) -> Result<(), OutOfMemory> {
+        let expires_at = self.default_expiry(p, key, now_ms);
+        self.set(p, key, value, expires_at)
+    }
+
+    /// As [`Guard::set_given`], likewise.
+    pub fn set_given_new(
+        &mut self,
+        p: Point,
+        key: &[u8],
+        given: &Given<'_>,
+        now_ms: u64,
+    ) -> Result<(), OutOfMemory> {
+        let expires_at = self.default_expiry(p, key, now_ms);
+        self.set_given(p, key, given, expires_at)
+    }
+
     /// Stores a string as another node has packed it. Logs as [`Guard::set_given`] does.
     pub fn set_packed(
         &mut self,
@@ -97,7 +121,7 @@ impl Guard<'_> {
         now_ms: u64,
     ) -> Result<usize, OutOfMemory> {
         let Some((_, at)) = self.find_live(p, key, now_ms) else {
-            self.set(p, key, suffix, None)?;
+            self.set_new(p, key, suffix, now_ms)?;
             return Ok(suffix.len());
         };
         let item = self.item(at);
@@ -126,11 +150,11 @@ impl Guard<'_> {
         let found = self.find_live(p, key, now_ms);
         let end = offset.saturating_add(bytes.len());
         if end > MAX_VALUE {
-            return Err(OutOfMemory);
+            return Err(OutOfMemory::Node);
         }
         let (old, expires_at) = match found.map(|(_, at)| self.item(at)) {
             Some(item) => (item.value_len(), item.expires_at()),
-            None => (0, None),
+            None => (0, self.born(p, key, now_ms)),
         };
         let in_place = found.is_some_and(|(_, at)| self.overwrite_part(p, at, offset, bytes));
         if !in_place {

@@ -52,6 +52,7 @@ impl Guard<'_> {
         let after = self.item(old).bytes() as u64;
         let table = self.table_mut(from.slot);
         table.item_bytes = table.item_bytes + after - before;
+        self.account(from.slot, old, 0, after as i64 - before as i64);
         let found = self.find(to, to_key);
         self.place(to, found, new, bytes);
         Ok(())
@@ -71,7 +72,9 @@ impl Guard<'_> {
         };
         let replaces = self.find_live(to, to_key, now_ms).is_some();
         let item = self.item(at);
-        let (kind, expires_at) = (item.kind(), item.expires_at());
+        let (kind, expires_at, bytes) = (item.kind(), item.expires_at(), item.bytes());
+        self.room_in_region(to, to_key, !replaces, (bytes, bytes))?;
+        let item = self.item(at);
         match (item.object().cloned(), item.stored()) {
             (Some(_), _) if moves => self.move_object(from, from_key, to_key, to, expires_at)?,
             (Some(object), _) => {
@@ -186,6 +189,11 @@ impl Guard<'_> {
             return Ok(());
         }
         let replaces = self.find_live(p, key, now_ms).is_some();
+        let bytes = match &collection {
+            Owned::Packed(run) => run.len(),
+            Owned::Big(object) => object.bytes(),
+        };
+        self.room_in_region(p, key, !replaces, (bytes, bytes))?;
         match collection {
             Owned::Packed(run) => {
                 self.put_kind(p, key, kind, NewValue::Bytes(&run), expires_at)?;
