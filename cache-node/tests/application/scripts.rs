@@ -598,3 +598,49 @@ fn full_memory_refuses_scripts_that_would_take_more_of_it() {
     assert!(reply.starts_with("-ERR not enough memory"), "{reply}");
     assert_eq!(eval("return 1"), ":1");
 }
+
+/// What a script writes reaches followers, slot moves and copies as one record, up to an error in its middle; the script itself does not.
+#[test]
+fn what_a_script_writes_is_one_record_of_the_log() {
+    let member = Member::start();
+    member.push(1);
+    let node = member.node.node.clone();
+    node.log.activate(&node.store);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let from = runtime.block_on(node.log.settle()).offset;
+    let mut reader = node.log.reader(from).unwrap();
+    let mut client = member.node.client();
+    for script in [
+        "redis.call('set', KEYS[1], 1) redis.call('incr', KEYS[1]) return redis.call('rpush', '{bar}l', 'a')",
+        "return redis.call('get', KEYS[1])",
+        "redis.call('set', KEYS[1], 'x') return redis.call('incr', KEYS[1])",
+    ] {
+        client.ask_words(&[b"EVAL", script.as_bytes(), b"1", b"bar"]);
+    }
+    let to = runtime.block_on(node.log.settle()).offset;
+    let mut records = Vec::new();
+    while reader.offset() < to {
+        let piece = runtime.block_on(reader.next(1 << 20)).unwrap().bytes;
+        let mut bytes = &piece[..];
+        while let Some((length, rest)) = bytes.split_at_checked(4) {
+            let length = u32::from_le_bytes(length.try_into().unwrap()) as usize;
+            records.push(rest[..length].to_vec());
+            bytes = &rest[length..];
+        }
+    }
+    let mut expected: [Vec<u8>; 2] = Default::default();
+    let mut expect = |record: usize, words: &[&[u8]]| {
+        cache_node::store::effect::write_command(&mut expected[record], words);
+    };
+    expect(0, &[b"SET", b"bar", b"1"]);
+    expect(0, &[b"SET", b"bar", b"2"]);
+    expect(0, &[b"RPUSH", b"{bar}l", b"a"]);
+    expect(1, &[b"SET", b"bar", b"x"]);
+    let shown = |records: &[Vec<u8>]| -> Vec<String> {
+        let text = |record: &Vec<u8>| record.escape_ascii().to_string();
+        records.iter().map(text).collect()
+    };
+    assert_eq!(shown(&records), shown(&expected));
+}
