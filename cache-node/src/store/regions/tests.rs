@@ -276,7 +276,7 @@ fn a_region_that_evicts_nothing_refuses_and_loses_nothing() {
         policy: PolicyKind::NoEviction,
         ..spec("r", "r:")
     };
-    put_into_force(&store, &[region.clone()]);
+    put_into_force(&store, std::slice::from_ref(&region));
     let mut kept = 0;
     for i in 0..100 {
         match set(&store, &format!("r:{i}"), &[1; 20]) {
@@ -366,7 +366,7 @@ fn another_policy_finds_what_is_there() {
         policy: PolicyKind::NoEviction,
         ..spec("r", "r:")
     };
-    put_into_force(&store, &[region.clone()]);
+    put_into_force(&store, std::slice::from_ref(&region));
     for i in 0..1_000 {
         set(&store, &format!("r:{i}"), b"v").unwrap();
     }
