@@ -97,7 +97,10 @@ impl Work {
         // A region's need is not for pages.
         self.needed |= called && store.shortage().0 > 0;
         let begin = Instant::now();
-        store.expire(now_ms(), begin + SWEEP);
+        // A pause of clients is one of what expires, too: nothing is to change.
+        if !self.node.pause.is_on(&self.node) {
+            store.expire(now_ms(), begin + SWEEP);
+        }
         store.free_garbage();
         store.settle_regions(begin + SWEEP);
         store.tidy_queues();

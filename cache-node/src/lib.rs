@@ -15,6 +15,7 @@ pub mod moves;
 pub mod node;
 pub mod persist;
 pub mod protocol;
+pub mod pubsub;
 pub mod replicate;
 pub mod run;
 pub mod server;

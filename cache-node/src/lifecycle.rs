@@ -38,6 +38,7 @@ pub async fn join(cluster: Arc<Cluster>, topology_file: Option<PathBuf>) {
     if let Some(known) = mounted.or_else(|| cluster.kept_regions()) {
         cluster.offer_regions(known).await;
     }
+    tokio::spawn(crate::cluster::bus::run(cluster.clone()));
     let kept = cluster.kept_topology();
     let mut from_file = read_file(topology_file.as_deref());
     if let (Some(kept), Some(file)) = (&kept, &from_file)

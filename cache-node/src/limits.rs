@@ -37,6 +37,28 @@ pub const OUTPUT_PAUSE: usize = 1024 * 1024;
 /// Bytes of replies beyond which a connection is closed: a single command has produced more than its client can take.
 pub const OUTPUT_MAX: usize = 2 * 1024 * 1024 * 1024;
 
+/// As in Redis, unless configured: bytes of messages that wait for a client beyond which it is closed; at once, and after so many seconds.
+pub const PUBSUB_OUTPUT_HARD: u64 = 32 << 20;
+pub const PUBSUB_OUTPUT_SOFT: u64 = 8 << 20;
+pub const PUBSUB_OUTPUT_SOFT_S: u64 = 60;
+/// Bytes of messages on their way to another node beyond which further ones are lost.
+pub const BUS_QUEUE_MAX: usize = 32 << 20;
+/// Bytes of messages that are sent to another node together.
+pub const BUS_BATCH: usize = 256 * 1024;
+
+/// Commands that took so many microseconds are kept, and how many of them, unless configured.
+pub const SLOWLOG_US: i64 = 10_000;
+pub const SLOWLOG_LENGTH: u64 = 128;
+/// And at most.
+pub const SLOWLOG_LENGTH_MAX: u64 = 100_000;
+/// What is kept of such a command: arguments, and bytes of each.
+pub const SLOWLOG_ARGS: usize = 32;
+pub const SLOWLOG_ARG_BYTES: usize = 128;
+/// Seconds of which an event's longest time is kept.
+pub const LATENCY_SAMPLES: usize = 160;
+/// The longest that `DEBUG SLEEP` holds its thread.
+pub const DEBUG_SLEEP_MAX: Duration = Duration::from_secs(60);
+
 /// Connections at most, unless configured.
 pub const CLIENTS_MAX: u32 = 10_000;
 /// Open files beside connections.

@@ -10,15 +10,21 @@ use tokio::sync::Notify;
 
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::command::blocking::BlockedClients;
+use crate::command::monitor::Monitors;
+use crate::command::pause::Pause;
 use crate::command::scripting::Scripting;
+use crate::command::slowlog::SlowLog;
 use crate::config::Config;
 use crate::config::passwords::{BadPasswords, Passwords};
 use crate::limits;
 use crate::log::Log;
 use crate::metrics::stats::Stats;
 use crate::persist::datadir::DataDir;
+use crate::pubsub::PubSub;
+use crate::server::output_limit::OutputLimit;
 use crate::server::registry::Registry;
-use crate::store::{Store, StoreOptions};
+use crate::store::notify::class;
+use crate::store::{EventSink, Store, StoreOptions};
 use crate::wakers::Wakers;
 
 /// Settings that `CONFIG SET` changes while the node runs.
@@ -33,6 +39,17 @@ pub struct Settings {
     pub bulk_max: AtomicU64,
     /// Bytes of received commands that wait for execution at most.
     pub input_max: AtomicU64,
+    /// Of those who subscribe, monitor or track.
+    pub pubsub_output: OutputLimit,
+}
+
+/// Bits of [`Node::extras`]: what a command has to look after only while somebody wants it.
+pub mod extra {
+    pub const MONITOR: u32 = 1;
+    pub const PAUSED: u32 = 2;
+    pub const NOTIFY: u32 = 4;
+    /// Every command is timed.
+    pub const TIMED: u32 = 8;
 }
 
 /// See the module's text.
@@ -52,6 +69,12 @@ pub struct Node {
     /// Lua scripts.
     pub scripting: Scripting,
     pub wakers: Arc<Wakers>,
+    pub pubsub: Arc<PubSub>,
+    pub monitors: Monitors,
+    pub pause: Pause,
+    pub slow: SlowLog,
+    /// See [`extra`].
+    extras: AtomicU32,
     /// 40 hex digits, new at each start.
     pub run_id: String,
     pub started_at_ms: u64,
@@ -120,6 +143,8 @@ impl Node {
         };
         let blocked = Arc::new(BlockedClients::new(store.clone(), wakers.clone()));
         let id = |u: uuid::Uuid| u.simple().to_string();
+        let pubsub = cluster.pubsub.clone();
+        store.send_events_to(events_to(pubsub.clone()));
         Ok(Self {
             passwords: open(&config.password_file)?,
             settings: Settings {
@@ -128,7 +153,13 @@ impl Node {
                 keepalive_s: AtomicU32::new(limits::KEEPALIVE_S),
                 bulk_max: AtomicU64::new(limits::BULK_MAX as u64),
                 input_max: AtomicU64::new(limits::INPUT_MAX as u64),
+                pubsub_output: OutputLimit::default(),
             },
+            pubsub,
+            monitors: Monitors::default(),
+            pause: Pause::default(),
+            slow: SlowLog::default(),
+            extras: AtomicU32::new(0),
             store,
             log,
             cluster,
@@ -157,6 +188,18 @@ impl Node {
         self.config.cluster
     }
 
+    /// See [`extra`].
+    pub fn extras(&self) -> u32 {
+        self.extras.load(Ordering::Relaxed)
+    }
+
+    pub fn set_extra(&self, bit: u32, on: bool) {
+        match on {
+            true => self.extras.fetch_or(bit, Ordering::Relaxed),
+            false => self.extras.fetch_and(!bit, Ordering::Relaxed),
+        };
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -168,6 +211,20 @@ impl Node {
             .get("application")
             .map_or(self.config.port, |a| a.port())
     }
+}
+
+/// Publishes keyspace notifications.
+fn events_to(pubsub: Arc<PubSub>) -> EventSink {
+    Box::new(move |wanted, event, key| {
+        if wanted & class::KEYSPACE != 0 {
+            let channel = [b"__keyspace@0__:", key].concat();
+            pubsub.publish(&channel, event.as_bytes());
+        }
+        if wanted & class::KEYEVENT != 0 {
+            let channel = format!("__keyevent@0__:{event}");
+            pubsub.publish(channel.as_bytes(), key);
+        }
+    })
 }
 
 /// Unix milliseconds.

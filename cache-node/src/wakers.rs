@@ -11,6 +11,8 @@ pub struct Wakers {
     threads: RwLock<Vec<Arc<Waker>>>,
     /// How often something has changed.
     changes: AtomicU64,
+    /// How often threads were woken for their parked connections.
+    rings: AtomicU64,
 }
 
 impl Wakers {
@@ -30,8 +32,14 @@ impl Wakers {
         self.changes.load(Ordering::Acquire)
     }
 
+    /// How often threads were woken: who has seen as many rings has nothing to look for.
+    pub fn rings(&self) -> u64 {
+        self.rings.load(Ordering::Acquire)
+    }
+
     /// Wakes all threads: a connection that waits for a key is served.
     pub fn ring(&self) {
+        self.rings.fetch_add(1, Ordering::Release);
         for waker in self.threads.read().iter() {
             if let Err(error) = waker.wake() {
                 tracing::error!(%error, "cannot wake a server thread");

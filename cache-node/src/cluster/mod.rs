@@ -1,6 +1,7 @@
 //! A node's part in its cluster: the topology it holds, its role, the states of its slots, and what it says of itself.
 
 mod apply;
+pub mod bus;
 mod handover;
 pub mod regions;
 pub mod role;
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 pub use apply::SetError;
+use bus::Bus;
 use regions::KnownRegions;
 use role::{Myself, Part, Role};
 pub use routing::{Routing, RoutingNode, RoutingShard};
@@ -30,6 +32,7 @@ use crate::config::passwords::Passwords;
 use crate::log::{Log, Position, SlotSet};
 use crate::moves::export::ExportControl;
 use crate::persist::datadir::DataDir;
+use crate::pubsub::PubSub;
 use crate::replicate::history::History;
 use crate::store::{SLOTS, SlotState, Store};
 use crate::wakers::Wakers;
@@ -74,6 +77,11 @@ pub struct Cluster {
     shutdown: watch::Sender<bool>,
     watchers: AtomicUsize,
     clients: OnceLock<Box<dyn Fn() -> u64 + Send + std::marker::Sync>>,
+    /// Who has subscribed to what on this node.
+    pub pubsub: Arc<PubSub>,
+    pub bus: Bus,
+    /// Connections that wait for acknowledgements of replicas.
+    ack_waiters: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -210,6 +218,9 @@ impl Cluster {
             shutdown: watch::Sender::new(false),
             watchers: AtomicUsize::new(0),
             clients: OnceLock::new(),
+            pubsub: Arc::default(),
+            bus: Bus::default(),
+            ack_waiters: AtomicUsize::new(0),
         })
     }
 
@@ -293,6 +304,30 @@ impl Cluster {
 
     pub(crate) fn note_ack(&self) {
         self.acks.send_modify(|n| *n += 1);
+        if self.ack_waiters.load(Ordering::Acquire) > 0 {
+            self.wakers.wake_all();
+        }
+    }
+
+    /// Counts one more, or one less, who waits for acknowledgements.
+    pub fn waits_for_acks(&self, more: bool) {
+        match more {
+            true => self.ack_waiters.fetch_add(1, Ordering::AcqRel),
+            false => self.ack_waiters.fetch_sub(1, Ordering::AcqRel),
+        };
+    }
+
+    /// Asks replicas to acknowledge what they hold at once.
+    pub fn ask_for_acks(&self) {
+        let inner = self.inner.lock();
+        inner.replicas.values().for_each(|r| r.ask.notify_one());
+    }
+
+    /// How many replicas hold the log up to an offset.
+    pub fn replicas_that_hold(&self, at: u64) -> usize {
+        let inner = self.inner.lock();
+        let holds = |r: &&ReplicaProgress| r.synced && r.acked >= at;
+        inner.replicas.values().filter(holds).count()
     }
 
     pub(crate) fn term(&self) -> watch::Receiver<u64> {
@@ -349,6 +384,11 @@ impl Cluster {
             })
         };
         slots::enforce(&self.store, &targets, between);
+        let is_served = |slot: u16| {
+            let state = targets.states[usize::from(slot)];
+            !matches!(state, SlotState::None | SlotState::Importing)
+        };
+        self.pubsub.leave_slots(is_served);
         self.wakers.wake_all();
         targets.drop
     }

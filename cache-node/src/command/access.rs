@@ -67,28 +67,34 @@ impl<'a> Context<'a> {
             Some((known, point)) if std::ptr::eq(known, key) => point,
             _ => self.node.store.point(key),
         };
-        let guard = self.lock(&[point.slot])?;
+        let mut guard = self.lock(&[point.slot])?;
         self.admit(guard.slot_state(point.slot), point.slot, access)?;
+        if self.session.tracking.is_some() {
+            self.track(&mut guard, [(key, point)].into_iter(), access);
+        }
         Ok((guard, point))
     }
 
     /// Locks the slots of several keys. In a cluster they must be of one slot.
     pub fn lock_keys<'k>(
         &self,
-        keys: impl Iterator<Item = &'k [u8]>,
+        keys: impl Iterator<Item = &'k [u8]> + Clone,
         access: Access,
     ) -> Result<(Guard<'a>, Vec<Point>), Stop> {
         self.want_credit(access)?;
-        let points: Vec<Point> = keys.map(|key| self.node.store.point(key)).collect();
+        let points: Vec<Point> = keys.clone().map(|key| self.node.store.point(key)).collect();
         if self.node.is_cluster() && points.windows(2).any(|w| w[0].slot != w[1].slot) {
             return Err(CROSS_SLOT.into());
         }
         let mut slots: Vec<u16> = points.iter().map(|p| p.slot).collect();
         slots.sort_unstable();
         slots.dedup();
-        let guard = self.lock(&slots)?;
+        let mut guard = self.lock(&slots)?;
         for &slot in &slots {
             self.admit(guard.slot_state(slot), slot, access)?;
+        }
+        if self.session.tracking.is_some() {
+            self.track(&mut guard, keys.zip(points.iter().copied()), access);
         }
         Ok((guard, points))
     }
@@ -100,6 +106,23 @@ impl<'a> Context<'a> {
         access: Access,
     ) -> Result<(Guard<'a>, Vec<Point>), Stop> {
         self.lock_keys(args.from(1).iter(), access)
+    }
+
+    /// The client is told when what it reads now changes.
+    #[cold]
+    fn track<'k>(
+        &self,
+        guard: &mut Guard<'a>,
+        keys: impl Iterator<Item = (&'k [u8], Point)>,
+        access: Access,
+    ) {
+        let tracking = self.session.tracking.as_ref();
+        let reader = tracking
+            .and_then(|t| t.reader())
+            .filter(|_| access == Access::Read);
+        if let Some(reader) = reader {
+            keys.for_each(|(key, p)| guard.track(p, key, reader));
+        }
     }
 
     /// Locks slots, whatever their state. In a transaction or script they are locked already; a script that takes long is not waited for.

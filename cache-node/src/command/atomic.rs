@@ -5,9 +5,10 @@ use super::access::Access;
 use super::errors::{CROSS_SLOT, OUT_OF_MEMORY, wrong_arity};
 use super::introspect::keys_of;
 use super::table::{Entry, Flags};
-use super::{Context, Reason, Stop, blocking};
+use super::{Context, Reason, Stop, blocking, monitor, slowlog};
+use crate::node::extra;
 use crate::protocol::Args;
-use crate::store::{Guard, Held, SLOTS, SlotState, Store};
+use crate::store::{Guard, Held, SLOTS, SlotState, Store, notify};
 
 /// What commands need before the first of them is executed.
 #[derive(Debug, Default, Clone)]
@@ -116,11 +117,23 @@ impl<'a> Context<'a> {
         let mark = self.reply.out.mark();
         let name = std::mem::replace(&mut self.name, &entry.full_name);
         let known = self.known.take();
+        let (node, command) = (self.node, entry.command);
+        let extras = node.extras();
+        if extras & extra::NOTIFY != 0 {
+            notify::set_command(command.name, command.flags.has(Flags::READONLY));
+        }
+        let begun = slowlog::begin(entry.timed || extras & extra::TIMED != 0);
         let result = match entry.command.takes(args.len()) {
             true => (entry.command.handler)(self, args),
             false => Err(wrong_arity(self.name)),
         };
         (self.name, self.known) = (name, known);
+        slowlog::end(node, self.session, entry, args, begun);
+        if extras & extra::MONITOR != 0 {
+            // A script's name is that of its command.
+            let in_script = !self.name.starts_with("exec");
+            monitor::feed(node, self.session, entry, args, in_script);
+        }
         self.stats.commands[entry.index].add(1);
         let text = match result {
             Ok(()) => return true,

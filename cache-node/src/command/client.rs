@@ -7,7 +7,7 @@ use super::errors::{SYNTAX, wrong_arity};
 use super::introspect::HELP;
 use super::session::ReplyMode;
 use super::table::{Command, Flags, Group, TABLE};
-use super::{Context, Stop};
+use super::{Context, Stop, pause, tracking};
 use crate::limits::CLIENT_NAME_MAX;
 use crate::node::Node;
 use crate::protocol::Args;
@@ -35,7 +35,12 @@ pub const COMMANDS: &[Command] = &[sub("client", -2, container)
         sub("no-touch", 3, no_touch).flags(SELF).doc("7.2.0", "O(1)", "Controls whether commands sent by the client affect the age of accessed keys. Keys have no age here."),
         sub("reply", 3, reply).flags(SELF).doc("3.2.0", "O(1)", "Instructs the server whether to reply to commands."),
         sub("unblock", -3, super::blocking::unblock).flags(OTHERS.and(Flags::WHOLE)).doc("5.0.0", "O(log N) where N is the number of client connections", "Unblocks a client blocked by a blocking command from a different connection."),
-        sub("getredir", 2, getredir).flags(SELF).doc("6.0.0", "O(1)", "Returns the client ID to which the connection's tracking notifications are redirected: none."),
+        sub("getredir", 2, tracking::getredir).flags(SELF).doc("6.0.0", "O(1)", "Returns the client ID to which the connection's tracking notifications are redirected."),
+        sub("tracking", -3, tracking::tracking).flags(SELF.and(Flags::WHOLE)).doc("6.0.0", "O(1). Some options may introduce additional complexity.", "Controls server-assisted client-side caching for the connection."),
+        sub("caching", 3, tracking::caching).flags(SELF).doc("6.0.0", "O(1)", "Instructs the server whether to track the keys in the next request."),
+        sub("trackinginfo", 2, tracking::trackinginfo).flags(SELF).doc("6.2.0", "O(1)", "Returns information about server-assisted client-side caching for the connection."),
+        sub("pause", -3, pause::pause).flags(OTHERS).doc("3.0.0", "O(1)", "Suspends commands processing."),
+        sub("unpause", 2, pause::unpause).flags(OTHERS).doc("6.2.0", "O(N) Where N is the number of paused clients", "Resumes processing commands from paused clients."),
         HELP,
     ])];
 
@@ -112,11 +117,23 @@ fn describe(node: &Node, client: &Client, now_ms: u64) -> String {
         (flag::PARKED, 'b'),
         (flag::NO_EVICT, 'e'),
         (flag::NO_TOUCH, 'T'),
+        (flag::MONITOR, 'O'),
+        (flag::TRACKING, 't'),
     ] {
         if client.has(bit) || (letter == 'b' && node.blocked.is_waiting(client.id)) {
             flags.push(letter);
         }
     }
+    let [channels, patterns, shard] =
+        [0, 1, 2].map(|i| client.subscriptions[i].load(Ordering::Relaxed));
+    if channels + patterns + shard > 0 {
+        flags.push('P');
+    }
+    let queued = client.queued.load(Ordering::Relaxed);
+    if queued >= 0 {
+        flags.push('x');
+    }
+    let redirect = client.redirect.load(Ordering::Relaxed);
     if flags.is_empty() {
         flags.push('N');
     }
@@ -126,8 +143,8 @@ fn describe(node: &Node, client: &Client, now_ms: u64) -> String {
         .get(last)
         .map_or("NULL", |e| e.full_name.as_str());
     format!(
-        "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub=0 psub=0 ssub=0 multi=-1 \
-         qbuf={} obl={} events=r cmd={command} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+        "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub={channels} psub={patterns} ssub={shard} multi={queued} \
+         qbuf={} obl={} events=r cmd={command} user=default redir={redirect} resp={} lib-name={} lib-ver={}\n",
         client.id,
         client.address,
         client.local,
@@ -141,30 +158,53 @@ fn describe(node: &Node, client: &Client, now_ms: u64) -> String {
 }
 
 fn info(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
+    context.session.publish();
     let text = describe(context.node, &context.session.client, context.now_ms);
     context.reply.verbatim(&text);
     Ok(())
 }
 
-/// Whether there are connections of a type. All connections of applications are `normal`.
-fn is_normal(kind: &[u8]) -> Result<bool, Stop> {
-    let kind = String::from_utf8_lossy(kind).to_lowercase();
-    match kind.as_str() {
-        "normal" => Ok(true),
-        "master" | "replica" | "slave" | "pubsub" => Ok(false),
-        _ => Err(format!("ERR Unknown client type '{kind}'").into()),
+/// Connections by what they are for. Nodes of a cluster have a port of their own, so there are two types here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Normal,
+    PubSub,
+    /// There are none.
+    Node,
+}
+
+impl Type {
+    fn read(text: &[u8]) -> Result<Self, Stop> {
+        let text = String::from_utf8_lossy(text).to_lowercase();
+        match text.as_str() {
+            "normal" => Ok(Self::Normal),
+            "pubsub" => Ok(Self::PubSub),
+            "master" | "replica" | "slave" => Ok(Self::Node),
+            _ => Err(format!("ERR Unknown client type '{text}'").into()),
+        }
+    }
+
+    fn of(client: &Client) -> Self {
+        match client
+            .subscriptions
+            .iter()
+            .any(|n| n.load(Ordering::Relaxed) > 0)
+        {
+            true => Self::PubSub,
+            false => Self::Normal,
+        }
     }
 }
 
 fn list(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    context.session.publish();
     let clients = match (args.get(2), args.len()) {
         (None, _) => context.node.clients.all(),
         (Some(word), 4) if word.eq_ignore_ascii_case(b"TYPE") => {
-            if is_normal(args.at(3))? {
-                context.node.clients.all()
-            } else {
-                Vec::new()
-            }
+            let wanted = Type::read(args.at(3))?;
+            let mut clients = context.node.clients.all();
+            clients.retain(|client| Type::of(client) == wanted);
+            clients
         }
         (Some(word), 4..) if word.eq_ignore_ascii_case(b"ID") => {
             let mut clients = Vec::new();
@@ -195,7 +235,7 @@ struct Filter {
     id: Option<u64>,
     address: Option<String>,
     local: Option<String>,
-    normal: bool,
+    kind: Option<Type>,
     user: bool,
     skip_me: bool,
 }
@@ -228,7 +268,7 @@ impl Filter {
             id: None,
             address: None,
             local: None,
-            normal: true,
+            kind: None,
             user: true,
             skip_me: true,
         }
@@ -245,7 +285,7 @@ impl Filter {
                     filter.id =
                         Some(client_id(value).ok_or("ERR client-id should be greater than 0")?);
                 }
-                b"TYPE" => filter.normal = is_normal(value)?,
+                b"TYPE" => filter.kind = Some(Type::read(value)?),
                 b"ADDR" => filter.address = Some(text()),
                 b"LADDR" => filter.local = Some(text()),
                 b"USER" if value == b"default" => filter.user = true,
@@ -265,7 +305,7 @@ impl Filter {
     }
 
     fn matches(&self, client: &Arc<Client>, me: u64) -> bool {
-        self.normal
+        self.kind.is_none_or(|kind| kind == Type::of(client))
             && self.user
             && self.id.is_none_or(|id| id == client.id)
             && self
@@ -337,10 +377,5 @@ fn reply(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         b"SKIP" => {}
         _ => return Err(SYNTAX.into()),
     }
-    Ok(())
-}
-
-fn getredir(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
-    context.reply.integer(-1);
     Ok(())
 }

@@ -7,12 +7,12 @@ use super::introspect::HELP;
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop, glob};
 use crate::config::units::parse_bytes;
-use crate::limits::{BULK_MAX, COMPRESSION_VALUE_MAX, INPUT_MAX, OTHER_FILES};
-use crate::node::Node;
+use crate::limits::{BULK_MAX, COMPRESSION_VALUE_MAX, INPUT_MAX, OTHER_FILES, SLOWLOG_LENGTH_MAX};
+use crate::node::{Node, extra};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
-use crate::store::PolicyKind;
 use crate::store::compress::Method;
+use crate::store::{PolicyKind, notify};
 
 const ADMIN: Flags = Flags::ADMIN
     .and(Flags::NOSCRIPT)
@@ -35,7 +35,7 @@ pub const COMMANDS: &[Command] = &[sub("config", -2, container)
             "O(N) when N is the number of configuration parameters provided",
             "Returns the effective values of configuration parameters.",
         ),
-        sub("set", -4, set).flags(ADMIN).doc(
+        sub("set", -4, set).flags(ADMIN.and(Flags::WHOLE)).doc(
             "2.0.0",
             "O(N) when N is the number of configuration parameters provided",
             "Sets configuration parameters in-flight.",
@@ -112,6 +112,16 @@ const PARAMETERS: &[Parameter] = &[
         }),
     },
     Parameter {
+        name: "client-output-buffer-limit",
+        value: |n| {
+            format!(
+                "normal 0 0 0 slave 0 0 0 pubsub {}",
+                n.settings.pubsub_output.text()
+            )
+        },
+        set: Some(|_, text| output_limit(text).map(|_| 0)),
+    },
+    Parameter {
         name: "cluster-enabled",
         value: |n| flag_value(n.is_cluster()),
         set: None,
@@ -134,6 +144,11 @@ const PARAMETERS: &[Parameter] = &[
         value: |_| "1".into(),
         set: None,
     },
+    Parameter {
+        name: "enable-debug-command",
+        value: |n| n.config.enable_debug_command.name().into(),
+        set: None,
+    },
     packing!("hash-max-listpack-entries", hash_entries),
     packing!("hash-max-listpack-value", hash_value),
     packing!("hash-max-ziplist-entries", hash_entries),
@@ -142,6 +157,11 @@ const PARAMETERS: &[Parameter] = &[
         name: "io-threads",
         value: |n| n.config.threads().to_string(),
         set: None,
+    },
+    Parameter {
+        name: "latency-monitor-threshold",
+        value: |n| n.slow.latency_ms.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
     },
     Parameter {
         name: "list-max-listpack-size",
@@ -194,6 +214,15 @@ const PARAMETERS: &[Parameter] = &[
         }),
     },
     Parameter {
+        name: "notify-keyspace-events",
+        value: |n| notify::format(n.store.notify_classes()),
+        set: Some(|_, text| {
+            let classes = notify::parse(text)
+                .ok_or("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.")?;
+            Ok(u64::from(classes))
+        }),
+    },
+    Parameter {
         name: "port",
         value: |n| n.port().to_string(),
         set: None,
@@ -215,6 +244,16 @@ const PARAMETERS: &[Parameter] = &[
     packing!("set-max-listpack-entries", set_entries),
     packing!("set-max-listpack-value", set_value),
     Parameter {
+        name: "slowlog-log-slower-than",
+        value: |n| n.slow.threshold_us.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| signed(text, -1, i64::MAX)),
+    },
+    Parameter {
+        name: "slowlog-max-len",
+        value: |n| n.slow.length.load(Ordering::Relaxed).to_string(),
+        set: Some(|_, text| number(text, 0, SLOWLOG_LENGTH_MAX)),
+    },
+    Parameter {
         name: "tcp-keepalive",
         value: |n| n.settings.keepalive_s.load(Ordering::Relaxed).to_string(),
         set: Some(|_, text| number(text, 0, i32::MAX as u64)),
@@ -223,6 +262,17 @@ const PARAMETERS: &[Parameter] = &[
         name: "timeout",
         value: |n| n.settings.timeout_s.load(Ordering::Relaxed).to_string(),
         set: Some(|_, text| number(text, 0, i32::MAX as u64)),
+    },
+    Parameter {
+        name: "tracking-table-max-keys",
+        value: |n| {
+            n.store
+                .tracking
+                .keys_max
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| number(text, 0, i64::MAX as u64)),
     },
     packing!("zset-max-listpack-entries", zset_entries),
     packing!("zset-max-listpack-value", zset_value),
@@ -287,7 +337,37 @@ fn not_between(min: u64, max: u64) -> String {
     format!("argument must be between {min} and {max} inclusive")
 }
 
-fn put_into_force(node: &Node, name: &str, value: u64) {
+/// What a client may leave unread: `class hard soft seconds`, any number of times. Only what subscribers get waits without their asking.
+fn output_limit(text: &str) -> Result<Option<[u64; 3]>, String> {
+    const WRONG: &str = "Error in class options for client-output-buffer-limit";
+    let words: Vec<&str> = text.split_whitespace().collect();
+    if words.is_empty() || !words.len().is_multiple_of(4) {
+        return Err("Wrong number of arguments in buffer limit configuration.".into());
+    }
+    let mut limit = None;
+    for words in words.chunks(4) {
+        let bytes = |word: &str| parse_bytes(word).map_err(|_| WRONG);
+        let seconds = words[3].parse().map_err(|_| WRONG)?;
+        let wanted = [bytes(words[1])?, bytes(words[2])?, seconds];
+        match words[0].to_lowercase().as_str() {
+            "pubsub" => limit = Some(wanted),
+            "normal" | "slave" | "replica" if wanted == [0; 3] => {}
+            "normal" | "slave" | "replica" => {
+                return Err(format!(
+                    "limits of class {} are not supported: a client's commands wait while it does not read, and replicas follow the log",
+                    words[0]
+                ));
+            }
+            _ => {
+                return Err("Invalid client class specified in buffer limit configuration.".into());
+            }
+        }
+    }
+    Ok(limit)
+}
+
+fn put_into_force(context: &Context<'_>, name: &str, value: u64, text: &str) -> Result<(), Stop> {
+    let node = context.node;
     let settings = &node.settings;
     let packing = &node.store.packing;
     let pack = |limit: &std::sync::atomic::AtomicI64| limit.store(value as i64, Ordering::Relaxed);
@@ -317,8 +397,33 @@ fn put_into_force(node: &Node, name: &str, value: u64) {
             node.wakers.wake_all();
         }
         "maxmemory-policy" => node.store.set_policy(PolicyKind::from_index(value as u8)),
+        "client-output-buffer-limit" => {
+            if let Ok(Some(limit)) = output_limit(text) {
+                settings.pubsub_output.set(limit);
+            }
+        }
+        "notify-keyspace-events" => {
+            context.lock_all()?.set_notify_classes(value as u32);
+            node.set_extra(extra::NOTIFY, value != 0);
+        }
+        "slowlog-log-slower-than" => {
+            node.slow
+                .threshold_us
+                .store(value as i64, Ordering::Relaxed);
+            node.set_extra(extra::TIMED, node.slow.times_all());
+        }
+        "slowlog-max-len" => {
+            node.slow.length.store(value, Ordering::Relaxed);
+            node.slow.trim();
+        }
+        "latency-monitor-threshold" => {
+            node.slow.latency_ms.store(value, Ordering::Relaxed);
+            node.set_extra(extra::TIMED, node.slow.times_all());
+        }
+        "tracking-table-max-keys" => node.store.tracking.keys_max.store(value, Ordering::Relaxed),
         _ => {}
     }
+    Ok(())
 }
 
 fn container(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
@@ -345,7 +450,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if !args.len().is_multiple_of(2) {
         return Err(wrong_arity(context.name));
     }
-    let mut values: Vec<(&'static str, u64)> = Vec::new();
+    let mut values: Vec<(&'static str, u64, String)> = Vec::new();
     for i in (2..args.len()).step_by(2) {
         let name = super::dispatch::shown(args.at(i), 128);
         let Some(parameter) = PARAMETERS
@@ -364,7 +469,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             )
             .into()
         };
-        if values.iter().any(|(n, _)| *n == parameter.name) {
+        if values.iter().any(|(n, ..)| *n == parameter.name) {
             return Err(failed("duplicate parameter"));
         }
         let check = parameter
@@ -372,11 +477,11 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             .ok_or_else(|| failed("can't set immutable config"))?;
         let text = String::from_utf8_lossy(args.at(i + 1));
         let value = check(context.node, &text).map_err(|why| failed(&why))?;
-        values.push((parameter.name, value));
+        values.push((parameter.name, value, text.into_owned()));
     }
     // All or none: nothing fails from here on.
-    for (name, value) in values {
-        put_into_force(context.node, name, value);
+    for (name, value, text) in values {
+        put_into_force(context, name, value, &text)?;
     }
     context.reply.ok();
     Ok(())

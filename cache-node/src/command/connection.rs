@@ -20,7 +20,7 @@ const FAST: Flags = Flags::LOADING.and(Flags::STALE).and(Flags::FAST);
 
 pub const COMMANDS: &[Command] = &[
     Command::new("ping", -1, Group::Connection, ping)
-        .flags(Flags::FAST)
+        .flags(Flags::FAST.and(Flags::SUBSCRIBED))
         .doc("1.0.0", "O(1)", "Returns the server's liveliness response."),
     Command::new("echo", 2, Group::Connection, echo)
         .flags(FAST)
@@ -35,10 +35,10 @@ pub const COMMANDS: &[Command] = &[
         .flags(FAST)
         .doc("1.0.0", "O(1)", "Changes the selected database. There is database 0 only."),
     Command::new("quit", -1, Group::Connection, quit)
-        .flags(ALWAYS.and(Flags::UNQUEUED))
+        .flags(ALWAYS.and(Flags::UNQUEUED).and(Flags::SUBSCRIBED))
         .doc("1.0.0", "O(1)", "Closes the connection."),
     Command::new("reset", 1, Group::Connection, reset)
-        .flags(ALWAYS.and(Flags::UNQUEUED))
+        .flags(ALWAYS.and(Flags::UNQUEUED).and(Flags::SUBSCRIBED))
         .doc("6.2.0", "O(1)", "Resets the connection."),
     Command::new("readonly", 1, Group::Cluster, readonly)
         .flags(FAST)
@@ -52,7 +52,13 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 fn ping(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    let subscribed = context.session.subscriptions.is_some() && !context.session.resp3;
     match args.len() {
+        1 | 2 if subscribed => {
+            context.reply.array(2);
+            context.reply.text("pong");
+            context.reply.bulk(args.get(1).unwrap_or_default());
+        }
         1 => context.reply.simple("PONG"),
         2 => context.reply.bulk(args.at(1)),
         _ => return Err(wrong_arity(context.name)),
@@ -177,6 +183,8 @@ fn quit(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
 }
 
 fn reset(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
+    let client = context.session.client.clone();
+    context.node.monitors.remove(context.node, &client);
     context.session.reset(context.node.passwords.is_none());
     context.reply.resp3 = false;
     context.reply.simple("RESET");

@@ -5,10 +5,13 @@ use std::sync::atomic::Ordering;
 use super::errors::{BUSY, NO_AUTH, OUT_OF_MEMORY, REGION_MAKES_ROOM};
 use super::session::ReplyMode;
 use super::table::{Entry, Flags, TABLE};
-use super::{Context, Reason, Request, Session, Stop, scripting, transactions};
+use super::{
+    Context, Reason, Request, Session, Stop, monitor, pause, scripting, slowlog, transactions,
+};
 use crate::metrics::stats::ThreadStats;
-use crate::node::Node;
+use crate::node::{Node, extra};
 use crate::protocol::{Args, Output, Reply};
+use crate::store::notify;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,17 @@ pub fn execute(
         .last_command
         .store(entry.index as u32, Ordering::Relaxed);
     let command = entry.command;
+    let extras = node.extras();
+    if extras != 0 {
+        if extras & extra::PAUSED != 0 && pause::holds(node, session, entry) {
+            return Outcome::Pending(Reason::Paused);
+        }
+        if extras & extra::NOTIFY != 0 {
+            notify::set_command(command.name, command.flags.has(Flags::READONLY));
+        }
+    }
+    let timed = entry.timed || extras & extra::TIMED != 0 || args.len() > MANY_ARGS;
+    let begun = slowlog::begin(timed);
     let result = if !command.takes(args.len()) {
         Err(transactions::wrong_arity(session, &entry.full_name))
     } else if !session.authenticated && !command.flags.has(Flags::NO_AUTH) {
@@ -56,6 +70,9 @@ pub fn execute(
     } else if node.scripting.running.is_busy() && scripting::is_barred(node, command) {
         transactions::abort(session);
         Err(BUSY.into())
+    } else if session.subscriptions.is_some() && !allowed_to_subscriber(session, command.flags) {
+        transactions::abort(session);
+        Err(only_subscribing(&entry.full_name))
     } else if session.transaction.is_some() && !command.flags.has(Flags::UNQUEUED) {
         let resp3 = session.resp3;
         transactions::queue(node, session, entry, args, &mut Reply { out, resp3 })
@@ -101,8 +118,40 @@ pub fn execute(
         }
     }
     stats.commands[entry.index].add(1);
+    slowlog::end(node, session, entry, args, begun);
+    if extras != 0 {
+        // What the thread does next is no command's.
+        notify::clear_command();
+        let executed = session.transaction.is_none() || command.flags.has(Flags::UNQUEUED);
+        if extras & extra::MONITOR != 0 && executed {
+            monitor::feed(node, session, entry, args, false);
+        }
+    }
+    after_command(session, entry);
     after_reply(session, out, mark);
     Outcome::Done
+}
+
+/// Commands with more arguments are timed, whatever they are.
+const MANY_ARGS: usize = 64;
+
+/// In RESP2 a message cannot be told from a reply, so little else is answered while messages may come.
+fn allowed_to_subscriber(session: &Session, flags: Flags) -> bool {
+    session.resp3 || flags.has(Flags::SUBSCRIBED)
+}
+
+fn only_subscribing(name: &str) -> Stop {
+    format!("ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context").into()
+}
+
+/// `CLIENT CACHING` is about the next command, or transaction.
+fn after_command(session: &mut Session, entry: &Entry) {
+    if session.transaction.is_none()
+        && let Some(tracking) = &mut session.tracking
+        && entry.full_name != "client|caching"
+    {
+        tracking.command_over();
+    }
 }
 
 /// `CLIENT REPLY OFF` and `SKIP`.

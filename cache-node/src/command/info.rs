@@ -9,6 +9,7 @@ use crate::cluster::state::{NodeState, SyncPhase};
 use crate::config::units::human;
 use crate::metrics::process;
 use crate::node::{Node, now_ms};
+use crate::pubsub::Kind;
 use crate::server::registry::{Client, flag};
 use crate::store::{STEP_BOUNDS_US, STEPS};
 
@@ -92,6 +93,7 @@ fn clients(node: &Node, _: u64, f: &mut Fields) {
         "maxclients",
         node.settings.max_clients.load(Ordering::Relaxed),
     );
+    f.add("tracking_clients", node.store.tracking.counts()[0]);
     f.add("blocked_clients", waiting + node.blocked.count());
 }
 
@@ -205,6 +207,23 @@ fn stats(node: &Node, _: u64, f: &mut Fields) {
     f.add("expire_lag_ms", node.store.stats().expire_lag_ms);
     f.add("keyspace_hits", s.sum(|t| &t.hits));
     f.add("keyspace_misses", s.sum(|t| &t.misses));
+    let [_, keys, items, prefixes] = node.store.tracking.counts();
+    f.add(
+        "pubsub_channels",
+        node.pubsub.active(Kind::Channel, None).len(),
+    );
+    f.add("pubsub_patterns", node.pubsub.patterns());
+    f.add(
+        "pubsubshard_channels",
+        node.pubsub.active(Kind::Shard, None).len(),
+    );
+    f.add(
+        "pubsub_lost_between_nodes",
+        node.cluster.bus.lost.load(Ordering::Relaxed),
+    );
+    f.add("tracking_total_keys", keys);
+    f.add("tracking_total_items", items);
+    f.add("tracking_total_prefixes", prefixes);
     f.add("total_error_replies", s.sum(|t| &t.errors));
     f.add("unexpected_error_replies", 0);
     f.add(

@@ -91,6 +91,7 @@ fn categories(command: &Command) -> Vec<&'static str> {
         Group::Bitmap => names.push("@bitmap"),
         Group::HyperLogLog => names.push("@hyperloglog"),
         Group::Connection => names.push("@connection"),
+        Group::PubSub => names.push("@pubsub"),
         Group::Transactions => names.push("@transaction"),
         Group::Scripting => names.push("@scripting"),
         Group::Server | Group::Cluster => {}

@@ -11,11 +11,12 @@ mod collections;
 mod config;
 mod connection;
 mod counters;
+mod debug;
 mod dispatch;
 mod dump;
 mod errors;
 mod expiry;
-mod glob;
+pub mod glob;
 mod hashes;
 mod hyperloglog;
 mod info;
@@ -24,18 +25,24 @@ mod keys;
 mod lcs;
 mod lists;
 mod long_double;
+pub mod monitor;
 mod object;
+pub mod pause;
+mod pubsub;
 mod scan;
 pub mod scripting;
 mod server;
 mod session;
 mod set;
 mod sets;
+pub mod slowlog;
 mod sort;
 mod strings;
 pub mod table;
 mod time;
+mod tracking;
 mod transactions;
+mod wait;
 mod zcombine;
 mod zranges;
 mod zsets;
@@ -93,6 +100,10 @@ pub enum Reason {
     NoRoom,
     /// Nothing is there to be popped yet: see [`crate::blocked`].
     Blocked,
+    /// Clients are paused.
+    Paused,
+    /// Replicas have not acknowledged enough.
+    Acks,
 }
 
 impl From<&'static str> for Stop {

@@ -70,17 +70,21 @@ fn with_item(
 
 fn encoding(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     with_item(context, args, |context, item| {
-        let encoding = match item.kind() {
-            Kind::String => match item.value_len() {
-                0..=20 if parse_i64(&item.value().bytes()).is_some() => "int",
-                0..=44 => "embstr",
-                _ => "raw",
-            },
-            kind => item.view().encoding(kind),
-        };
-        context.reply.text(encoding);
+        context.reply.text(encoding_of(item));
         Ok(())
     })
+}
+
+/// The name of a value's encoding.
+pub fn encoding_of(item: ItemRef<'_>) -> &'static str {
+    match item.kind() {
+        Kind::String => match item.value_len() {
+            0..=20 if parse_i64(&item.value().bytes()).is_some() => "int",
+            0..=44 => "embstr",
+            _ => "raw",
+        },
+        kind => item.view().encoding(kind),
+    }
 }
 
 fn refcount(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {

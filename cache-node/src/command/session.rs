@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::tracking::TrackingState;
+use super::wait::AckWait;
+use crate::protocol::Reply;
+use crate::pubsub::{Kind, Subscriptions};
 use crate::server::registry::{Client, Labels, flag};
 use crate::store::Watches;
 
@@ -35,6 +39,11 @@ pub struct Session {
     pub transaction: Option<Box<super::transactions::Transaction>>,
     /// Keys since `WATCH`.
     pub watches: Option<Box<Watches>>,
+    pub subscriptions: Option<Box<Subscriptions>>,
+    pub tracking: Option<Box<TrackingState>>,
+    pub ack_wait: Option<AckWait>,
+    /// When its parked command's time is up, in Unix milliseconds.
+    pub due_ms: u64,
 }
 
 impl Session {
@@ -50,6 +59,10 @@ impl Session {
             wait: None,
             transaction: None,
             watches: None,
+            subscriptions: None,
+            tracking: None,
+            ack_wait: None,
+            due_ms: u64::MAX,
         }
     }
 
@@ -59,6 +72,34 @@ impl Session {
         client.flags.store(0, Ordering::Relaxed);
         client.labels.lock().name = Vec::new();
         *self = Self::new(client, authenticated);
+    }
+
+    /// The slot of a sharded channel that it has subscribed to has left.
+    pub fn leave_slot(&mut self, channel: &[u8], reply: &mut Reply<'_>) {
+        let Some(all) = self
+            .subscriptions
+            .as_mut()
+            .filter(|all| all.has(Kind::Shard, channel))
+        else {
+            return;
+        };
+        all.remove(Kind::Shard, channel);
+        reply.push(3);
+        reply.text("sunsubscribe");
+        reply.bulk(channel);
+        reply.integer(all.counted_with(Kind::Shard) as i64);
+        if all.count() == 0 {
+            self.subscriptions = None;
+        }
+    }
+
+    /// Tells other threads of it what only this one knows.
+    pub fn publish(&self) {
+        let queued = self.transaction.as_ref().map_or(-1, |t| t.len() as i64);
+        self.client.queued.store(queued, Ordering::Relaxed);
+        let redirect = self.tracking.as_ref().map_or(-1, |t| t.redirect() as i64);
+        self.client.redirect.store(redirect, Ordering::Relaxed);
+        self.client.set(flag::TRACKING, self.tracking.is_some());
     }
 
     pub fn set_resp3(&mut self, yes: bool) {

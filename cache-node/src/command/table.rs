@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use super::{
-    Handler, bitmaps, blocking, client, cluster, config, connection, counters, dump, expiry,
-    hashes, hyperloglog, introspect, keys, lcs, lists, object, scan, scripting, server, set, sets,
-    sort, strings, transactions, zcombine, zranges, zsets,
+    Handler, bitmaps, blocking, client, cluster, config, connection, counters, debug, dump, expiry,
+    hashes, hyperloglog, introspect, keys, lcs, lists, monitor, object, pubsub, scan, scripting,
+    server, set, sets, slowlog, sort, strings, transactions, wait, zcombine, zranges, zsets,
 };
 
 /// Commands and subcommands at most: the size of the threads' counters.
@@ -42,6 +42,9 @@ impl Flags {
     /// It may write, though it is no command that always does.
     pub const MAY_WRITE: Self = Self(1 << 18);
     pub const NO_MANDATORY_KEYS: Self = Self(1 << 19);
+    pub const PUBSUB: Self = Self(1 << 20);
+    /// Allowed to a RESP2 connection that has subscribed. Ours alone.
+    pub const SUBSCRIBED: Self = Self(1 << 21);
 
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -53,7 +56,7 @@ impl Flags {
 
     /// Names as `COMMAND` tells them.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        const NAMES: [(Flags, &str); 16] = [
+        const NAMES: [(Flags, &str); 17] = [
             (Flags::WRITE, "write"),
             (Flags::READONLY, "readonly"),
             (Flags::DENYOOM, "denyoom"),
@@ -70,6 +73,7 @@ impl Flags {
             (Flags::MOVABLE_KEYS, "movablekeys"),
             (Flags::SKIP_SLOWLOG, "skip_slowlog"),
             (Flags::NO_MANDATORY_KEYS, "no_mandatory_keys"),
+            (Flags::PUBSUB, "pubsub"),
         ];
         NAMES
             .into_iter()
@@ -101,6 +105,7 @@ pub enum Group {
     Cluster,
     Transactions,
     Scripting,
+    PubSub,
 }
 
 impl Group {
@@ -119,6 +124,7 @@ impl Group {
             Self::Cluster => "cluster",
             Self::Transactions => "transactions",
             Self::Scripting => "scripting",
+            Self::PubSub => "pubsub",
         }
     }
 }
@@ -214,6 +220,8 @@ pub struct Entry {
     pub full_name: String,
     /// Index of counters.
     pub index: usize,
+    /// It may take long, so it is timed.
+    pub timed: bool,
     /// Entries of its subcommands.
     pub subcommands: std::ops::Range<usize>,
     pub is_subcommand: bool,
@@ -234,7 +242,7 @@ const NAME_MAX: usize = 32;
 
 impl Table {
     fn build() -> Self {
-        let families: [&'static [Command]; 27] = [
+        let families: [&'static [Command]; 32] = [
             strings::COMMANDS,
             set::COMMANDS,
             counters::COMMANDS,
@@ -256,6 +264,11 @@ impl Table {
             expiry::COMMANDS,
             transactions::COMMANDS,
             scripting::COMMANDS,
+            pubsub::COMMANDS,
+            monitor::COMMANDS,
+            slowlog::COMMANDS,
+            wait::COMMANDS,
+            debug::COMMANDS,
             connection::COMMANDS,
             client::COMMANDS,
             server::COMMANDS,
@@ -272,6 +285,7 @@ impl Table {
                 command,
                 full_name: command.name.to_owned(),
                 index,
+                timed: is_timed(command),
                 subcommands,
                 is_subcommand: false,
             });
@@ -281,6 +295,7 @@ impl Table {
                     command: sub,
                     full_name: format!("{}|{}", command.name, sub.name),
                     index,
+                    timed: is_timed(sub),
                     subcommands: 0..0,
                     is_subcommand: true,
                 });
@@ -331,6 +346,15 @@ impl Table {
     pub fn commands(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|e| !e.is_subcommand)
     }
+}
+
+/// Whether a command may take so long that two looks at the clock are nothing beside it. Those on one small value are not FAST to Redis either
+/// because they free or copy it.
+fn is_timed(command: &Command) -> bool {
+    const QUICK: [&str; 8] = [
+        "set", "setex", "psetex", "getset", "del", "mget", "mset", "getrange",
+    ];
+    !command.flags.has(Flags::FAST) && !QUICK.contains(&command.name)
 }
 
 /// The first eight bytes of a name, in lower case.

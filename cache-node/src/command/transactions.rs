@@ -74,6 +74,12 @@ impl Transaction {
     pub fn len(&self) -> usize {
         self.queued.len()
     }
+
+    /// Whether one of them may write.
+    pub fn may_write(&self) -> bool {
+        let writes = |(entry, _): &(&Entry, Words)| entry.command.flags.has(Flags::WRITE);
+        self.queued.iter().any(writes)
+    }
 }
 
 /// A command that was not even queued spoils the transaction.

@@ -37,6 +37,24 @@ Examples:
 Each flag is also an environment variable, shown as [env: ...]; a flag wins. A password file holds one password a line, any of
 which is accepted; it is read again when it changes, so that passwords rotate without a restart.";
 
+/// Who may use `DEBUG`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DebugAccess {
+    No,
+    Local,
+    Yes,
+}
+
+impl DebugAccess {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Local => "local",
+            Self::Yes => "yes",
+        }
+    }
+}
+
 /// A multi-threaded cache server that speaks the Redis protocol.
 ///
 /// Started without flags it is a standalone cache on 127.0.0.1:6379. Data is in memory.
@@ -91,6 +109,9 @@ pub struct Config {
     /// Bytes of the smallest string that --compression compresses.
     #[arg(long, env = "CACHE_NODE_COMPRESSION_MIN_SIZE", default_value_t = u64::from(COMPRESSION_MIN_SIZE), value_parser = parse_bytes, value_name = "SIZE")]
     pub compression_min_size: u64,
+    /// Whether DEBUG is answered: to nobody, to clients on this machine, or to all.
+    #[arg(long, env = "CACHE_NODE_ENABLE_DEBUG_COMMAND", value_enum, default_value_t = DebugAccess::No, value_name = "WHO")]
+    pub enable_debug_command: DebugAccess,
 
     /// Connections at most.
     #[arg(long, env = "CACHE_NODE_MAX_CLIENTS", default_value_t = CLIENTS_MAX, value_name = "COUNT")]
@@ -209,6 +230,7 @@ impl Config {
             max_items: 0,
             compression: Method::None,
             compression_min_size: COMPRESSION_MIN_SIZE.into(),
+            enable_debug_command: DebugAccess::No,
             max_clients: CLIENTS_MAX,
             data_dir: None,
             password_file: None,

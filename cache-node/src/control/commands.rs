@@ -223,6 +223,14 @@ async fn node(session: &mut Session, args: &[Bytes]) -> Then {
             Ok(request) => Then::Import(request),
             Err(e) => error(format!("ERR IMPORT: {e}")),
         },
+        ("PUBLISH", [channel, message]) => {
+            let sent = cluster.pubsub.publish(channel, message);
+            Then::Reply(Reply::Integer(sent as i64))
+        }
+        ("SPUBLISH", [channel, message]) => {
+            let sent = cluster.pubsub.publish_sharded(channel, message);
+            Then::Reply(Reply::Integer(sent as i64))
+        }
         ("SHUTDOWN", []) => {
             cluster.request_shutdown();
             Then::Reply(Reply::ok())

@@ -179,6 +179,16 @@ impl Log {
         self.position()
     }
 
+    /// Everything that was written before has tickets below.
+    pub fn next_ticket(&self) -> u64 {
+        self.shared.lanes.next_ticket()
+    }
+
+    /// Whether everything with tickets below is in the log.
+    pub fn is_merged(&self, ticket: u64) -> bool {
+        self.shared.lanes.taken() == 0 || *self.shared.merged.borrow() >= ticket
+    }
+
     /// Begins another history at a position: a promotion (same offset, new epoch), or a replica after a full sync (the primary's position).
     /// `keep`: what the backlog holds is part of the new history too.
     pub fn begin_history(&self, at: Position, keep: bool) {

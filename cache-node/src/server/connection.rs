@@ -1,18 +1,21 @@
 //! One connection: bytes in, commands executed in order, replies out with one `writev` a batch.
 
 use std::io::{ErrorKind, Read};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mio::event::Event;
 use mio::net::TcpStream;
 
-use super::registry::flag;
+use super::mail::{Mail, Post};
+use super::registry::{Client, flag};
 use super::turn::{Arrived, Halt, Tools, Turn, Work};
 use crate::command::{Outcome, Reason, Request, Session, execute};
 use crate::limits::{BUFFER_KEEP, COMMANDS_TURN, OUTPUT_MAX, OUTPUT_PAUSE, READ_TURN};
 use crate::metrics::stats::ThreadStats;
-use crate::node::Node;
+use crate::node::{Node, now_ms};
 use crate::protocol::{Output, Parser, Progress, Reply};
+use crate::store::notify;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub struct Connection {
     parked: Option<Reason>,
     /// What had changed when its command was executed last.
     changes: u64,
+    /// Unix milliseconds since when its output is beyond the soft limit.
+    full_since_ms: Option<u64>,
     /// It is in its thread's queue.
     pub queued: bool,
 }
@@ -53,12 +58,17 @@ impl Connection {
             failed: false,
             parked: None,
             changes: 0,
+            full_since_ms: None,
             queued: false,
         }
     }
 
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.session.client
     }
 
     pub fn id(&self) -> u64 {
@@ -93,6 +103,46 @@ impl Connection {
         self.parked.is_none() && self.session.client.active_ms.load(Ordering::Relaxed) < oldest_ms
     }
 
+    /// Whom to ring for it.
+    pub fn belongs_to(&self, post: Arc<Post>, key: usize) {
+        self.session.client.mail.belongs_to(post, key);
+    }
+
+    /// When its parked command's time is up, in Unix milliseconds.
+    pub fn due_ms(&self) -> u64 {
+        self.session.due_ms
+    }
+
+    /// Adds to its output what others have put into its box. False: it is to be closed, as it does not read what it has subscribed to.
+    #[cold]
+    pub fn take_mail(&mut self, node: &Node) -> bool {
+        let resp3 = self.session.resp3;
+        for mail in self.session.client.mail.take() {
+            match mail {
+                Mail::Push(body) => {
+                    self.output.push_byte(if resp3 { b'>' } else { b'*' });
+                    self.output.push(&body);
+                }
+                Mail::Plain(line) => self.output.push(&line),
+                Mail::SlotLeft(channel) => {
+                    let out = &mut self.output;
+                    self.session.leave_slot(&channel, &mut Reply { out, resp3 });
+                }
+            }
+        }
+        let limit = &node.settings.pubsub_output;
+        let pending = self.output.pending() as u64;
+        let since = limit.is_broken(pending, self.full_since_ms, now_ms());
+        self.full_since_ms = since.ok().flatten();
+        if since.is_err() {
+            tracing::warn!(
+                client = self.id(),
+                "closed a connection: it does not read its messages, {pending} bytes"
+            );
+        }
+        since.is_ok()
+    }
+
     /// What the kernel says, on changes only.
     pub fn notice(&mut self, event: &Event) {
         self.readable |= event.is_readable();
@@ -108,12 +158,15 @@ impl Connection {
         }
         if let Some(reason) = self.parked {
             // Who waits for a key and is gone waits no more.
-            if reason == Reason::Blocked && self.read_closed {
+            let gone = reason == Reason::Blocked && self.read_closed;
+            // What others have sent goes out meanwhile.
+            if gone || !self.flush(tools.stats) {
                 return Turn::Close;
             }
             return Turn::Park(reason);
         }
         self.changes = tools.node.wakers.changes();
+        notify::set_client(self.id());
         if self.output.is_empty() {
             std::mem::swap(&mut self.output, tools.spare);
         }
@@ -432,6 +485,10 @@ impl Connection {
         if let Outcome::Pending(reason) = execute(node, stats, session, request, output, now_ms) {
             return Some(Halt::Parked(reason));
         }
+        if self.session.client.mail.has_any() && !self.take_mail(node) {
+            stats.output_closed.add(1);
+            return Some(Halt::Abort);
+        }
         if self.output.pending() > OUTPUT_MAX {
             stats.output_closed.add(1);
             tracing::warn!(
@@ -473,6 +530,7 @@ impl Connection {
         // Who waits for a key is in the queues: whoever serves it takes it out there.
         let parked = self.parked.is_some() && self.session.wait.is_none();
         client.set(flag::PARKED, parked);
+        self.session.publish();
     }
 }
 

@@ -3,6 +3,8 @@
 mod acceptor;
 mod clock;
 mod connection;
+pub mod mail;
+pub mod output_limit;
 pub mod registry;
 mod socket;
 mod thread;

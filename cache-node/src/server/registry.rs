@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+
+use super::mail::Mailbox;
 
 const SHARDS: usize = 16;
 
@@ -28,6 +30,16 @@ pub struct Client {
     pub output_bytes: AtomicU64,
     /// Its thread is to close it.
     pub killed: AtomicBool,
+    /// It is closed.
+    pub gone: AtomicBool,
+    /// Channels, patterns and sharded channels that it has subscribed to.
+    pub subscriptions: [AtomicU32; 3],
+    /// Commands of its transaction; -1: it is in none.
+    pub queued: AtomicI64,
+    /// The client that it has its invalidations sent to; -1: it tracks no keys.
+    pub redirect: AtomicI64,
+    /// What others have for it.
+    pub mail: Mailbox,
 }
 
 /// What a connection calls itself.
@@ -46,6 +58,8 @@ pub mod flag {
     pub const PARKED: u32 = 4;
     pub const NO_EVICT: u32 = 8;
     pub const NO_TOUCH: u32 = 16;
+    pub const MONITOR: u32 = 32;
+    pub const TRACKING: u32 = 64;
 }
 
 impl Client {
@@ -62,6 +76,11 @@ impl Client {
             input_bytes: AtomicU64::new(0),
             output_bytes: AtomicU64::new(0),
             killed: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            subscriptions: Default::default(),
+            queued: AtomicI64::new(-1),
+            redirect: AtomicI64::new(-1),
+            mail: Mailbox::default(),
         }
     }
 
@@ -97,7 +116,8 @@ impl Registry {
     }
 
     pub fn remove(&self, id: u64) {
-        if self.shard(id).lock().remove(&id).is_some() {
+        if let Some(client) = self.shard(id).lock().remove(&id) {
+            client.gone.store(true, Ordering::Relaxed);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
     }

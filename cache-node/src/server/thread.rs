@@ -13,6 +13,7 @@ use slab::Slab;
 
 use super::clock::Clock;
 use super::connection::Connection;
+use super::mail::Post;
 use super::registry::Client;
 use super::turn::{Arrived, Tools, Turn};
 use crate::command::{Ahead, Reason, Session};
@@ -80,8 +81,13 @@ pub struct Thread {
     arrivals: Vec<u8>,
     arrived: Vec<ArrivedAt>,
     singles: Ahead,
-    /// Kills that were looked at.
+    /// Which connections have mail.
+    post: Arc<Post>,
+    /// Kills and rings that were looked at.
     kills: u64,
+    rings: u64,
+    /// Unix milliseconds at which a parked command's time is up.
+    alarm_ms: u64,
     /// When a stopping thread closes what is left.
     deadline: Option<Instant>,
 }
@@ -91,6 +97,7 @@ impl Thread {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         node.wakers.add(waker.clone());
+        let post = Arc::new(Post::new(waker.clone()));
         Ok(Self {
             stats: node.stats.thread(),
             node,
@@ -108,7 +115,10 @@ impl Thread {
             arrivals: vec![0; READ_MAX],
             arrived: Vec::new(),
             singles: Ahead::default(),
+            post,
             kills: 0,
+            rings: 0,
+            alarm_ms: u64::MAX,
             deadline: None,
         })
     }
@@ -142,8 +152,11 @@ impl Thread {
                     }
                 }
             }
-            if woken {
+            if woken || self.alarm_ms != u64::MAX && now_ms() >= self.alarm_ms {
                 self.on_wake();
+            }
+            if self.post.is_rung() {
+                self.take_mail();
             }
             self.close_idle();
             self.run_ready();
@@ -165,6 +178,11 @@ impl Thread {
         if let Some(deadline) = self.deadline {
             return Some(deadline.saturating_duration_since(Instant::now()));
         }
+        if self.alarm_ms != u64::MAX {
+            // A millisecond more: it is over then, whatever was cut off.
+            let left = self.alarm_ms.saturating_sub(now_ms()) + 1;
+            return Some(Duration::from_millis(left.min(1_000)));
+        }
         (self.node.settings.timeout_s.load(Ordering::Relaxed) > 0).then_some(Duration::from_secs(1))
     }
 
@@ -179,6 +197,15 @@ impl Thread {
         if stops && self.deadline.is_none() {
             self.deadline = Some(Instant::now() + Duration::from_millis(DRAIN_MS));
         }
+        let rings = self.node.wakers.rings();
+        let alarm = self.alarm_ms != u64::MAX && now_ms() >= self.alarm_ms;
+        let rung = std::mem::replace(&mut self.rings, rings) != rings;
+        if !(look_for_killed || stops || rung || alarm) {
+            return;
+        }
+        if alarm {
+            self.alarm_ms = u64::MAX;
+        }
         let changes = self.node.wakers.changes();
         let mut killed = Vec::new();
         for (key, connection) in &mut self.connections {
@@ -190,6 +217,19 @@ impl Thread {
             }
         }
         killed.into_iter().for_each(|key| self.close(key));
+    }
+
+    /// Adds to the outputs of connections what others have put into their boxes.
+    fn take_mail(&mut self) {
+        for key in self.post.take() {
+            let Some(connection) = self.connections.get_mut(key) else {
+                continue;
+            };
+            match connection.take_mail(&self.node) {
+                true => enqueue(&mut self.ready, connection, key),
+                false => self.close(key),
+            }
+        }
     }
 
     fn add(&mut self, stream: TcpStream, client: Arc<Client>) {
@@ -205,6 +245,7 @@ impl Thread {
             .register(connection.stream(), token, both)
         {
             Ok(()) => {
+                connection.belongs_to(self.post.clone(), entry.key());
                 entry.insert(connection);
             }
             Err(error) => {
@@ -293,6 +334,9 @@ impl Thread {
             Turn::Park(Reason::NoCredit) => self.node.credit_wanted.notify_one(),
             // Whoever changes a slot's state, makes room, or serves a waiting pop wakes all threads.
             Turn::Park(Reason::SlotPaused | Reason::NoRoom | Reason::Blocked) => {}
+            Turn::Park(Reason::Paused | Reason::Acks) => {
+                self.alarm_ms = self.alarm_ms.min(connection.due_ms());
+            }
             Turn::Close => self.close(key),
         }
     }
@@ -321,6 +365,7 @@ impl Thread {
         let _ = self.poll.registry().deregister(connection.stream());
         self.inbox.closed();
         self.node.clients.remove(connection.id());
+        self.node.monitors.remove(&self.node, connection.client());
     }
 }
 

@@ -6,6 +6,7 @@ use super::expire::Sweep;
 use super::point::SLOTS_PER_DOMAIN;
 use super::regions::DomainRegions;
 use super::table::Table;
+use super::tracking::Readers;
 use super::watch::Watchers;
 
 /// Observers of a domain's writes, as bits; a write tests the whole mask once.
@@ -19,8 +20,15 @@ pub mod observer {
     /// Clients that have read keys and want to know whether they change (`WATCH`).
     pub const WATCHED: u32 = 8;
 
+    /// Clients that keep copies of what they have read (`CLIENT TRACKING`).
+    pub const TRACKED: u32 = 16;
+    /// Those of them that name prefixes instead: on in all domains.
+    pub const PREFIXES: u32 = 32;
+    /// Keyspace notifications: on in all domains.
+    pub const NOTIFY: u32 = 64;
+
     /// Those that are told which keys change.
-    pub const KEYS: u32 = WATCHED;
+    pub const KEYS: u32 = WATCHED | TRACKED | PREFIXES | NOTIFY;
 }
 
 /// What a node does with a slot. Read and changed under the lock of the slot's domain, so no write slips past a change.
@@ -54,6 +62,8 @@ pub struct Domain {
     pub awaited: u32,
     /// Who watches its keys.
     pub watchers: Option<Box<Watchers>>,
+    /// Who keeps copies of its keys.
+    pub readers: Option<Box<Readers>>,
     pub sweep: Sweep,
     /// None: there are none.
     pub regions: Option<Box<DomainRegions>>,

@@ -7,6 +7,7 @@ use super::Store;
 use super::domain::SlotState;
 use super::due::{Due, NEVER, due_at, unit_of};
 use super::guard::Guard;
+use super::notify::class;
 use super::point::{DOMAINS, Point, SLOTS_PER_DOMAIN};
 use super::segment::Place;
 use super::steps::Step;
@@ -76,13 +77,18 @@ impl DomainDues {
 }
 
 impl Store {
+    /// Whether what has expired is removed before anybody asks for it.
+    pub fn set_sweeps(&self, yes: bool) {
+        self.sweeps.store(yes, Ordering::Relaxed);
+    }
+
     /// Removes what has expired, until all is looked at or the time is over.
     pub fn expire(&self, now_ms: u64, until: Instant) -> Expired {
         let mut expired = Expired {
             done: true,
             ..Expired::default()
         };
-        if !self.expires_locally() {
+        if !self.expires_locally() || !self.sweeps.load(Ordering::Relaxed) {
             return expired;
         }
         let now = unit_of(now_ms);
@@ -208,7 +214,7 @@ impl Guard<'_> {
                 segment: segment as u32,
                 place,
             };
-            self.log_delete(slot, at);
+            self.log_delete(slot, at, (class::EXPIRED, "expired"));
             self.take_out_here(slot, spot, at);
             self.store().counters.expired();
             expired.items += 1;
@@ -219,12 +225,12 @@ impl Guard<'_> {
     }
 
     /// Logs that an item goes, if somebody listens.
-    pub(super) fn log_delete(&mut self, slot: u16, at: super::Ref) {
+    pub(super) fn log_delete(&mut self, slot: u16, at: super::Ref, event: (u32, &'static str)) {
         let p = Point { slot, hash: 0 };
         if self.is_observed(p) {
             let key = self.item(at).key().to_vec();
             let p = self.store().point(&key);
-            self.log(p, &[b"DEL", &key]);
+            self.log_as(p, &[b"DEL", &key], Some(event));
         }
     }
 }

@@ -21,6 +21,7 @@ use super::due::due_at;
 use super::effect::{ALL_SLOTS, Effects};
 use super::expire::Sweep;
 use super::item::{self, ItemRef, Kind, NewValue, ValueRef};
+use super::notify::class;
 use super::pages::Ref;
 use super::point::{Point, SLOTS_PER_DOMAIN, domain_of, hash_of};
 use super::segment::Entry;
@@ -48,6 +49,8 @@ pub struct Guard<'s> {
     as_told: bool,
     /// What its items may take.
     room: Room,
+    /// A collection has become empty and is gone.
+    emptied: bool,
     /// Where its locks go when it is dropped; None: they are released.
     home: Option<Home<'s>>,
     /// The default expiry of the collection that the next effect makes.
@@ -69,6 +72,7 @@ impl<'s> Guard<'s> {
             replay: false,
             as_told: false,
             room: Room::Limit,
+            emptied: false,
             home: None,
             born: None,
         })
@@ -147,6 +151,10 @@ impl<'s> Guard<'s> {
         let held = |state| state != SlotState::None;
         let regions = &self.store.regions;
         regions.held(held(self.slot_state(slot)), held(state));
+        if matches!(state, SlotState::None | SlotState::Importing) {
+            // Nobody is told any more what becomes of its keys.
+            self.forget_slot(slot);
+        }
         self.domain_mut(slot).states[usize::from(slot % SLOTS_PER_DOMAIN)] = state;
     }
 
@@ -165,14 +173,17 @@ impl<'s> Guard<'s> {
         unsafe { ItemRef::new(&self.store.pages, at) }
     }
 
-    fn find(&self, p: Point, key: &[u8]) -> Option<(Spot, Ref)> {
+    pub(super) fn find(&self, p: Point, key: &[u8]) -> Option<(Spot, Ref)> {
         self.table(p.slot)
             .find(p.hash, |at| self.item(at).key() == key)
     }
 
     /// The item of a key. An expired one is absent; where expiry is ours to decide it is removed, and logged as a delete.
     pub fn get(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<ItemRef<'_>> {
-        let (_, at) = self.find_live(p, key, now_ms)?;
+        let Some((_, at)) = self.find_live(p, key, now_ms) else {
+            self.missed(p, key);
+            return None;
+        };
         self.touch(p.slot, at);
         Some(self.item(at))
     }
@@ -184,7 +195,7 @@ impl<'s> Guard<'s> {
         }
         // What is being imported expires where it is owned still: another clock may not take it from under the source's effects.
         if self.store.expires_locally() && self.slot_state(p.slot) != SlotState::Importing {
-            self.log(p, &[b"DEL", key]);
+            self.log_as(p, &[b"DEL", key], Some((class::EXPIRED, "expired")));
             self.take_out(p, spot, at);
             self.store.counters.expired();
         }
@@ -257,6 +268,7 @@ impl<'s> Guard<'s> {
 
     /// Drops everything; all domains must be locked. Logs `FLUSHALL`.
     pub fn clear_all(&mut self) {
+        self.forget_readers();
         for slot in 0..super::point::SLOTS {
             self.drop_table(slot);
         }
@@ -367,6 +379,7 @@ impl<'s> Guard<'s> {
     fn insert(&mut self, p: Point, at: Ref, bytes: usize, expires_at: Option<u64>) {
         let store = self.store;
         let expires = expires_at.is_some();
+        self.is_new(p, at);
         let domain = self.domain_mut(p.slot);
         domain.expires += u32::from(expires);
         let phase = domain.phase;
@@ -464,12 +477,22 @@ impl<'s> Guard<'s> {
 
     /// A key, the command's first argument, was changed: tells all observers.
     pub(super) fn log(&mut self, p: Point, command: &[&[u8]]) {
+        self.log_as(p, command, None);
+    }
+
+    /// As [`Guard::log`], for an event of another name than the command's.
+    pub(super) fn log_as(
+        &mut self,
+        p: Point,
+        command: &[&[u8]],
+        event: Option<(u32, &'static str)>,
+    ) {
         let observers = self.domain(p.slot).observers;
         if observers == 0 {
             return;
         }
         if observers & observer::KEYS != 0 {
-            self.touched(p, command[1]);
+            self.touched(p, command[0], command[1], event);
         }
         self.log_if(observers & observer::LOG != 0, p, command);
     }

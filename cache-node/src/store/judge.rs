@@ -5,6 +5,7 @@ use super::evict::{Mark, Print, Queue, Seen, Verdict};
 use super::eviction::Eviction;
 use super::guard::Guard;
 use super::item::{self, ItemRef};
+use super::notify::class;
 use super::pages::Ref;
 use super::point::{Point, SLOTS_PER_DOMAIN, hash_of};
 use super::table::Spot;
@@ -146,7 +147,7 @@ impl Guard<'_> {
 
     fn evict(&mut self, slot: u16, spot: Spot, at: Ref) -> u64 {
         let bytes = self.item(at).bytes() as u64;
-        self.log_delete(slot, at);
+        self.log_delete(slot, at, (class::EVICTED, "evicted"));
         self.take_out_here(slot, spot, at);
         self.shrink(slot, spot.segment as usize);
         bytes

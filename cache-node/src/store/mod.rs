@@ -13,6 +13,7 @@ mod expire;
 mod guard;
 mod item;
 mod judge;
+pub mod notify;
 mod order;
 mod pages;
 pub mod point;
@@ -24,12 +25,13 @@ mod snapshot;
 mod spans;
 mod steps;
 mod table;
+mod tracking;
 mod watch;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -62,6 +64,7 @@ use spans::Spans;
 use steps::Steps;
 pub use steps::{STEP_BOUNDS_US, STEPS, Step, StepCounts};
 use table::Table;
+pub use tracking::{Listener, Tracker, Tracking};
 pub use watch::Watches;
 
 /// Bytes of the largest value, as in Redis.
@@ -167,10 +170,16 @@ pub struct Store {
     log: Arc<Log>,
     seed: u64,
     expire_locally: AtomicBool,
+    sweeps: AtomicBool,
     snapshot: snapshot::Current,
     /// Up to where collections are packed.
     pub packing: Packing,
     pub compression: Compression,
+    /// Clients that keep copies of keys.
+    pub tracking: Tracking,
+    /// Classes of keyspace notifications that are wanted, and who takes them.
+    notify_classes: AtomicU32,
+    event_sink: OnceLock<EventSink>,
     reaper: mpsc::Sender<Garbage>,
     /// The other end, emptied by whoever frees.
     garbage: parking_lot::Mutex<mpsc::Receiver<Garbage>>,
@@ -185,6 +194,9 @@ fn domains_of(slots: &[u16]) -> Vec<usize> {
     }
     domains
 }
+
+/// Takes the classes that are wanted, the name of an event, and its key. Called under the key's lock.
+pub type EventSink = Box<dyn Fn(u32, &str, &[u8]) + Send + Sync>;
 
 /// What a background thread frees.
 enum Garbage {
@@ -210,9 +222,13 @@ impl Store {
             log,
             seed: options.hash_seed,
             expire_locally: AtomicBool::new(true),
+            sweeps: AtomicBool::new(true),
             snapshot: snapshot::Current::default(),
             packing: Packing::default(),
             compression: Compression::default(),
+            tracking: Tracking::default(),
+            notify_classes: AtomicU32::new(0),
+            event_sink: OnceLock::new(),
             reaper,
             garbage: parking_lot::Mutex::new(garbage),
             room: Upkeep::default(),
@@ -357,6 +373,15 @@ impl Store {
             evicted_bytes: self.eviction.evicted().bytes,
             policy_bytes: self.eviction.policy_bytes() + self.regions.policy_bytes(),
         }
+    }
+
+    /// Says who takes keyspace notifications; the first one stays.
+    pub fn send_events_to(&self, sink: EventSink) {
+        let _ = self.event_sink.set(sink);
+    }
+
+    pub fn notify_classes(&self) -> u32 {
+        self.notify_classes.load(Ordering::Relaxed)
     }
 
     /// Turns an observer of writes on or off in every domain, one after the other.

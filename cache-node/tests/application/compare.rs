@@ -283,6 +283,7 @@ fn commands_are_described_as_redis_describes_them() {
         "quit",
         "client|setinfo",
         "client|no-touch",
+        "waitaof",
         // Takes WITHSCORE since 7.2.
         "zrank",
         "zrevrank",

@@ -1,5 +1,6 @@
 //! The application port, over real sockets: replies beside those of a real redis-server, and what connections may and may not do.
 
+mod administration;
 mod cluster;
 mod collections;
 mod compare;
@@ -7,6 +8,7 @@ mod connections;
 mod data;
 mod generate;
 mod process;
+mod pubsub;
 mod redis;
 mod scripts;
 mod transactions;

@@ -73,6 +73,7 @@ impl Guard<'_> {
         f: impl FnOnce(&mut Owned, &Tools<'_>) -> R,
     ) -> Result<R, Fault> {
         let found = self.find_live(p, key, now_ms);
+        self.emptied = false;
         if found.is_some_and(|(_, at)| self.item(at).kind() != kind) {
             return Err(Fault::WrongType);
         }
@@ -139,6 +140,7 @@ impl Guard<'_> {
         self.account(p.slot, at, 0, after as i64 - before as i64);
         if empty {
             self.take_out(p, spot, at);
+            self.emptied = true;
         }
         done
     }
@@ -159,6 +161,7 @@ impl Guard<'_> {
         if owned.view().len(kind) == 0 {
             if let Some((spot, at)) = self.find(p, key) {
                 self.take_out(p, spot, at);
+                self.emptied = true;
             }
             return Ok(done);
         }
@@ -207,7 +210,7 @@ impl Guard<'_> {
             return;
         }
         if !self.logs(p) || self.replay {
-            return self.touched(p, key);
+            return self.touched(p, name, key, None);
         }
         let words: Vec<Cow<'_, [u8]>> = words.collect();
         let command: Vec<&[u8]> = [name, key]

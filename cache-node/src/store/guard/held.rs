@@ -56,6 +56,7 @@ impl Guard<'_> {
             as_told: self.as_told,
             room: Room::Slack,
             born: None,
+            emptied: false,
             home: None,
         };
         *home.borrow_mut() = Some(back);

@@ -92,21 +92,21 @@ impl Guard<'_> {
             }
         }
         let transfer = self.transfer_effect((from, from_key), (to, to_key), moves);
-        match &transfer {
-            Some(transfer) => {
-                self.effects_mut().push_transfer(transfer);
-                self.touched(to, to_key);
-            }
-            None => self.log_item(to, to_key, replaces),
+        if let Some(transfer) = &transfer {
+            self.effects_mut().push_transfer(transfer);
         }
         if moves {
             if let Some((spot, at)) = self.find(from, from_key) {
                 self.take_out(from, spot, at);
             }
             match transfer {
-                Some(_) => self.touched(from, from_key),
+                Some(_) => self.touched(from, b"DEL", from_key, None),
                 None => self.log(from, &[b"DEL", from_key]),
             }
+        }
+        match transfer {
+            Some(_) => self.touched(to, b"", to_key, None),
+            None => self.log_item(to, to_key, replaces),
         }
         self.note_ready(to, to_key);
         Ok(true)
@@ -154,7 +154,7 @@ impl Guard<'_> {
         if !self.is_observed(p) {
             return;
         }
-        self.touched(p, key);
+        self.touched(p, b"", key, None);
         if !self.logs(p) || self.replay {
             return;
         }
