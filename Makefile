@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 export CACHE_HOME
 STAGE := tests/stage
 
-.PHONY: help demo test here lint bench crds images cluster cluster-down e2e clean
+.PHONY: help demo test here lint bench compat crds images cluster cluster-down e2e clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ lint: ## Format, clippy and licences only
 
 bench: ## cache-node beside Redis and Valkey: writes docs/benchmarks.md (QUICK=1: a few minutes)
 	tests/bench/run $(if $(QUICK),--quick)
+
+compat: ## Redis's own test suite beside redis-server: writes docs/compatibility.md (ARGS="--only unit/expire": one file)
+	tests/compat/run $(ARGS)
 
 crds: ## Write the CRDs in crds/ and the chart from src/api
 	tests/chart/crds
