@@ -183,7 +183,9 @@ fn a_command_that_must_wait_runs_once_when_woken() {
     // Nothing behind it was executed, others are served, and a wake-up without a change changes nothing.
     assert_eq!(reader.ask("GET counter").text(), "5");
     assert_eq!(reader.ask("GET other"), Reply::Bulk(None));
-    assert!(reader.ask("CLIENT LIST").text().contains("flags=b"));
+    wait_for("it to be listed as waiting", || {
+        reader.ask("CLIENT LIST").text().contains("flags=b")
+    });
     node.node.wakers.wake_all();
     wait_for("another try", || parked() >= 2);
     assert_eq!(reader.ask("GET counter").text(), "5");
