@@ -46,6 +46,7 @@ impl Background {
             resident_at_start: (accounts == Accounts::Process).then(process::resident_bytes),
             pass: None,
             needed: false,
+            ticked: Instant::now(),
             sampled: (Instant::now(), node.stats.commands()),
         };
         node.store.attend(true);
@@ -81,6 +82,8 @@ struct Work {
     pass: Option<CompactionPass>,
     /// Somebody needs what the pass gains.
     needed: bool,
+    /// When the clocks of policies went on last.
+    ticked: Instant,
     /// When commands were last counted, and how many there were.
     sampled: (Instant, u64),
 }
@@ -104,6 +107,10 @@ impl Work {
         store.free_garbage();
         store.settle_regions(begin + SWEEP);
         store.tidy_queues();
+        if begin >= self.ticked + TICK {
+            self.ticked = begin;
+            store.tick_policies(now_ms());
+        }
         self.account();
         self.evict(called);
         self.compact();

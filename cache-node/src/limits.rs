@@ -68,6 +68,12 @@ pub const CLIENT_NAME_MAX: usize = 16 * 1024;
 /// Seconds between probes on an idle connection, unless configured.
 pub const KEEPALIVE_S: u32 = 300;
 
+/// Bytes of a text that `DEBUG STRINGMATCH-LEN` makes at most.
+pub const DEBUG_TEXT_MAX: usize = 1 << 20;
+
+/// Bytes of a sparse HyperLogLog at most, unless configured, as in Redis.
+pub const HLL_SPARSE_MAX: u64 = 3000;
+
 /// Milliseconds that a stopping node gives its clients to take their replies.
 pub const DRAIN_MS: u64 = 5_000;
 

@@ -41,6 +41,8 @@ pub struct Settings {
     pub input_max: AtomicU64,
     /// Of those who subscribe, monitor or track.
     pub pubsub_output: OutputLimit,
+    /// Bytes of a sparse HyperLogLog at most.
+    pub hll_sparse_max: AtomicU64,
 }
 
 /// Bits of [`Node::extras`]: what a command has to look after only while somebody wants it.
@@ -154,6 +156,7 @@ impl Node {
                 bulk_max: AtomicU64::new(limits::BULK_MAX as u64),
                 input_max: AtomicU64::new(limits::INPUT_MAX as u64),
                 pubsub_output: OutputLimit::default(),
+                hll_sparse_max: AtomicU64::new(limits::HLL_SPARSE_MAX),
             },
             pubsub,
             monitors: Monitors::default(),

@@ -168,9 +168,6 @@ fn bit_range(length: usize, start: i64, end: i64, bits: bool) -> Option<(u64, u6
             i
         }
     };
-    if start < 0 && end < 0 && start > end {
-        return None;
-    }
     let (start, end) = (from_end(start), from_end(end).min(total - 1));
     if start > end {
         return None;

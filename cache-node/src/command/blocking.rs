@@ -1,5 +1,7 @@
 //! Commands that wait until a list or a sorted set holds something: first come, first served.
 
+use std::collections::VecDeque;
+
 use super::access::Access;
 use super::lists::{self, counted_pop};
 use super::table::{Command, Flags, Group};
@@ -239,9 +241,10 @@ fn again(context: &mut Context<'_>, wait: Wait) -> Result<(), Stop> {
     }
 }
 
-/// Serves those who wait for keys that were written.
-pub fn serve(node: &Node, mut keys: Vec<(Point, Vec<u8>)>) {
-    while let Some((p, key)) = keys.pop() {
+/// Serves those who wait for keys that were written, in the order of the writes.
+pub fn serve(node: &Node, keys: Vec<(Point, Vec<u8>)>) {
+    let mut keys = VecDeque::from(keys);
+    while let Some((p, key)) = keys.pop_front() {
         for waiter in node.blocked.waiters(&key) {
             let slots = waiter.slots();
             let mut guard = node.store.lock_slots(&slots);

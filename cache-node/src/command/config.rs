@@ -95,12 +95,15 @@ const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "appendonly",
         value: |_| flag_value(false),
-        set: None,
+        set: Some(|_, text| match text.eq_ignore_ascii_case("no") {
+            true => Ok(0),
+            false => Err("data is in memory: there is no such file, only 'no' is possible".into()),
+        }),
     },
     Parameter {
         name: "bind",
         value: |n| n.config.bind.to_string(),
-        set: None,
+        set: Some(|n, text| unchanged(&n.config.bind.to_string(), text)),
     },
     BUSY_THRESHOLD,
     Parameter {
@@ -140,6 +143,11 @@ const PARAMETERS: &[Parameter] = &[
         }),
     },
     Parameter {
+        name: "daemonize",
+        value: |_| flag_value(false),
+        set: None,
+    },
+    Parameter {
         name: "databases",
         value: |_| "1".into(),
         set: None,
@@ -153,6 +161,18 @@ const PARAMETERS: &[Parameter] = &[
     packing!("hash-max-listpack-value", hash_value),
     packing!("hash-max-ziplist-entries", hash_entries),
     packing!("hash-max-ziplist-value", hash_value),
+    Parameter {
+        name: "hll-sparse-max-bytes",
+        value: |n| {
+            n.settings
+                .hll_sparse_max
+                .load(Ordering::Relaxed)
+                .to_string()
+        },
+        set: Some(|_, text| {
+            parse_bytes(text).map_err(|_| "argument must be a memory value".into())
+        }),
+    },
     Parameter {
         name: "io-threads",
         value: |n| n.config.threads().to_string(),
@@ -203,6 +223,15 @@ const PARAMETERS: &[Parameter] = &[
         }),
     },
     Parameter {
+        name: "maxmemory-clients",
+        value: |_| "0".into(),
+        set: Some(|_, text| match text.strip_suffix('%').map(str::parse) {
+            Some(Ok(101u64..)) => Err("percentage argument must be less or equal to 100".into()),
+            None if text == "0" => Ok(0),
+            _ => Err("connections have no limit of their own: only 0 is possible".into()),
+        }),
+    },
+    Parameter {
         name: "maxmemory-policy",
         value: |n| n.store.policy().name().into(),
         set: Some(|_, text| match PolicyKind::named(text) {
@@ -225,7 +254,7 @@ const PARAMETERS: &[Parameter] = &[
     Parameter {
         name: "port",
         value: |n| n.port().to_string(),
-        set: None,
+        set: Some(|n, text| unchanged(&n.port().to_string(), text)),
     },
     Parameter {
         name: "proto-max-bulk-len",
@@ -236,13 +265,26 @@ const PARAMETERS: &[Parameter] = &[
         }),
     },
     Parameter {
-        name: "save",
+        name: "replicaof",
         value: |_| String::new(),
         set: None,
+    },
+    Parameter {
+        name: "save",
+        value: |_| String::new(),
+        set: Some(|_, text| match text.is_empty() {
+            true => Ok(0),
+            false => Err("data is in memory: nothing is saved, only '' is possible".into()),
+        }),
     },
     packing!("set-max-intset-entries", set_ints),
     packing!("set-max-listpack-entries", set_entries),
     packing!("set-max-listpack-value", set_value),
+    Parameter {
+        name: "slaveof",
+        value: |_| String::new(),
+        set: None,
+    },
     Parameter {
         name: "slowlog-log-slower-than",
         value: |n| n.slow.threshold_us.load(Ordering::Relaxed).to_string(),
@@ -289,6 +331,14 @@ fn within_flag(node: &Node, bytes: u64) -> Result<u64, String> {
     Err(format!(
         "a member of a cluster may not take more than the {most} bytes of --max-memory: set no more, or raise the Cache's spec.policy.maxMemoryPerShard or memory limit"
     ))
+}
+
+/// What Redis changes while it runs, and a node at its start only.
+fn unchanged(now: &str, text: &str) -> Result<u64, String> {
+    match now == text {
+        true => Ok(0),
+        false => Err(format!("it is {now} until the node is started anew")),
+    }
 }
 
 /// Whether the operating system allows so many connections.
@@ -390,6 +440,7 @@ fn put_into_force(context: &Context<'_>, name: &str, value: u64, text: &str) -> 
         "maxmemory" => node.store.set_max_memory(value),
         "client-query-buffer-limit" => settings.input_max.store(value, Ordering::Relaxed),
         "proto-max-bulk-len" => settings.bulk_max.store(value, Ordering::Relaxed),
+        "hll-sparse-max-bytes" => settings.hll_sparse_max.store(value, Ordering::Relaxed),
         "tcp-keepalive" => settings.keepalive_s.store(value as u32, Ordering::Relaxed),
         "timeout" => {
             settings.timeout_s.store(value as u32, Ordering::Relaxed);

@@ -63,8 +63,10 @@ pub fn execute(
     let timed = entry.timed || extras & extra::TIMED != 0 || args.len() > MANY_ARGS;
     let begun = slowlog::begin(timed);
     let result = if !command.takes(args.len()) {
+        stats.rejected_commands[entry.index].add(1);
         Err(transactions::wrong_arity(session, &entry.full_name))
     } else if !session.authenticated && !command.flags.has(Flags::NO_AUTH) {
+        stats.rejected_commands[entry.index].add(1);
         transactions::abort(session);
         Err(NO_AUTH.into())
     } else if node.scripting.running.is_busy() && scripting::is_barred(node, command) {

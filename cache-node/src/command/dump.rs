@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::access::Access;
 use super::collections::in_range;
 use super::errors::{NOT_INTEGER, SYNTAX};
+use super::object::FREQ_MAX;
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::persist::load::{BadData, Loaded, read_value};
@@ -12,8 +13,8 @@ use crate::persist::rdb::{self, Checksum};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
 use crate::store::collections::{Owned, Tools, hash, list, set, zset};
-use crate::store::compress::Value;
-use crate::store::{Guard, Kind};
+use crate::store::compress::{Kept, Value};
+use crate::store::{Guard, ItemRef, Kind, Point, Usage};
 
 pub const COMMANDS: &[Command] = &[
     Command::new("dump", 2, Group::Generic, dump)
@@ -40,6 +41,33 @@ fn dump(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         context.reply.null();
         return Ok(());
     };
+    let serialized = serialized(&item);
+    drop(guard);
+    let mut bytes = serialized.finish();
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    let mut checksum = Checksum::default();
+    checksum.update(&bytes);
+    bytes.extend_from_slice(&checksum.finish());
+    context.reply.bulk(&bytes);
+    Ok(())
+}
+
+/// Type and value, as in a file; a compressed string is still to be unpacked, which no lock waits for.
+pub struct Serialized {
+    bytes: Vec<u8>,
+    packed: Option<Kept>,
+}
+
+impl Serialized {
+    pub fn finish(mut self) -> Vec<u8> {
+        if let Some(packed) = self.packed {
+            rdb::write_string(&mut self.bytes, &packed.unpack());
+        }
+        self.bytes
+    }
+}
+
+pub fn serialized(item: &ItemRef<'_>) -> Serialized {
     let (kind, view) = (item.kind(), item.view());
     let mut bytes = vec![rdb::type_of(kind)];
     let mut packed = None;
@@ -54,16 +82,7 @@ fn dump(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             rdb::write_element(&mut bytes, &element);
         }
     }
-    drop(guard);
-    if let Some(packed) = packed {
-        rdb::write_string(&mut bytes, &packed.unpack());
-    }
-    bytes.extend_from_slice(&VERSION.to_le_bytes());
-    let mut checksum = Checksum::default();
-    checksum.update(&bytes);
-    bytes.extend_from_slice(&checksum.finish());
-    context.reply.bulk(&bytes);
-    Ok(())
+    Serialized { bytes, packed }
 }
 
 /// The value in a payload, whose version and checksum are right.
@@ -86,6 +105,18 @@ fn verified(payload: &[u8]) -> Result<&[u8], Stop> {
 struct Options {
     replace: bool,
     absolute: bool,
+    /// Kept where the policy in force keeps the like, as in Redis.
+    usage: Option<Usage>,
+}
+
+impl Options {
+    fn has_idle(&self) -> bool {
+        matches!(self.usage, Some(Usage::IdleMs(_)))
+    }
+
+    fn has_reads(&self) -> bool {
+        matches!(self.usage, Some(Usage::Reads(_)))
+    }
 }
 
 fn options(args: Args<'_>) -> Result<Options, Stop> {
@@ -97,17 +128,18 @@ fn options(args: Args<'_>) -> Result<Options, Stop> {
             options.replace = true;
         } else if is(b"ABSTTL") {
             options.absolute = true;
-        } else if is(b"IDLETIME") && args.len() > i + 1 {
-            if parse_i64(args.at(i + 1)).ok_or(NOT_INTEGER)? < 0 {
-                return Err("ERR Invalid IDLETIME value, must be >= 0".into());
-            }
-            return Err("ERR IDLETIME is not supported: items carry no time of access".into());
-        } else if is(b"FREQ") && args.len() > i + 1 {
+        } else if is(b"IDLETIME") && args.len() > i + 1 && !options.has_reads() {
+            let seconds = parse_i64(args.at(i + 1)).ok_or(NOT_INTEGER)?;
+            let seconds =
+                u64::try_from(seconds).map_err(|_| "ERR Invalid IDLETIME value, must be >= 0")?;
+            options.usage = Some(Usage::IdleMs(seconds.saturating_mul(1000)));
+            i += 1;
+        } else if is(b"FREQ") && args.len() > i + 1 && !options.has_idle() {
             let freq = parse_i64(args.at(i + 1)).ok_or(NOT_INTEGER)?;
-            if !(0..=255).contains(&freq) {
-                return Err("ERR Invalid FREQ value, must be >= 0 and <= 255".into());
-            }
-            return Err("ERR FREQ is not supported: items carry no frequency of access".into());
+            let freq = u32::try_from(freq).ok().filter(|&n| n <= FREQ_MAX);
+            let freq = freq.ok_or("ERR Invalid FREQ value, must be >= 0 and <= 255")?;
+            options.usage = Some(Usage::Reads(freq));
+            i += 1;
         } else {
             return Err(SYNTAX.into());
         }
@@ -154,7 +186,27 @@ fn restore(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         let (kind, owned) = build(&guard, loaded, value.len())?;
         guard.put_collection(p, key, kind, owned, expires_at, now_ms)?;
     }
+    if let Some(usage) = options.usage {
+        guard.set_usage(p, key, usage, now_ms);
+    }
     context.reply.ok();
+    Ok(())
+}
+
+/// Makes the value that a key has anew, of its serialized form.
+pub fn rebuild(guard: &mut Guard<'_>, p: Point, key: &[u8], now_ms: u64) -> Result<(), Stop> {
+    let Some(item) = guard.get(p, key, now_ms) else {
+        return Ok(());
+    };
+    let (bytes, expires_at) = (serialized(&item).finish(), item.expires_at());
+    let loaded = read_value(&bytes).map_err(|bad| bad.to_string())?;
+    if let Loaded::String(value) = &loaded {
+        let given = guard.store().pack(key, value);
+        guard.set_given(p, key, &given, expires_at)?;
+    } else {
+        let (kind, owned) = build(guard, &loaded, bytes.len())?;
+        guard.put_collection(p, key, kind, owned, expires_at, now_ms)?;
+    }
     Ok(())
 }
 

@@ -181,7 +181,7 @@ fn ask(
     let key = args.at(1);
     let (mut guard, p) = context.read(key)?;
     let answer = match guard
-        .get(p, key, context.now_ms)
+        .look(p, key, context.now_ms)
         .map(|item| item.expires_at())
     {
         None => -2,

@@ -6,9 +6,12 @@
 //! sparse: 00nnnnnn: n+1 zeroes; 01nnnnnn nnnnnnnn: n+1 zeroes; 1vvvvvnn: n+1 registers of v+1
 //! ```
 
+use std::sync::atomic::Ordering;
+
 use super::access::Access;
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
+use crate::node::Node;
 use crate::protocol::Args;
 use crate::store::compress::Value;
 use crate::store::{Guard, Point};
@@ -32,17 +35,31 @@ const REGISTERS: usize = 1 << PRECISION;
 const PRECISION: u32 = 14;
 const HEAD: usize = 16;
 const DENSE: usize = HEAD + REGISTERS * 6 / 8;
-/// A sparse one that would be larger becomes dense, as in Redis by default.
-const SPARSE_MAX: usize = 3000;
 /// The largest register of the sparse form.
 const SPARSE_VALUE_MAX: u8 = 32;
 
 const INVALID: &str = "WRONGTYPE Key is not a valid HyperLogLog string value.";
 const CORRUPTED: &str = "INVALIDOBJ Corrupted HLL object detected";
 
+/// How registers are written: dense, or sparse up to so many bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Form {
+    dense: bool,
+    sparse_max: usize,
+}
+
+/// The form of what is dense already or not, by the node's setting.
+pub fn form(node: &Node, dense: bool) -> Form {
+    let sparse_max = node.settings.hll_sparse_max.load(Ordering::Relaxed);
+    Form {
+        dense,
+        sparse_max: usize::try_from(sparse_max).unwrap_or(usize::MAX),
+    }
+}
+
 /// The registers, one a byte.
 #[derive(Clone)]
-struct Registers(Box<[u8; REGISTERS]>);
+pub struct Registers(pub Box<[u8; REGISTERS]>);
 
 impl Default for Registers {
     fn default() -> Self {
@@ -52,7 +69,7 @@ impl Default for Registers {
 
 impl Registers {
     /// Reads a string. Gives whether it is dense too.
-    fn read(bytes: &[u8]) -> Result<(Self, bool), Stop> {
+    pub fn read(bytes: &[u8]) -> Result<(Self, bool), Stop> {
         if bytes.len() < HEAD || !bytes.starts_with(b"HYLL") || bytes[4] > 1 {
             return Err(INVALID.into());
         }
@@ -96,8 +113,11 @@ impl Registers {
     }
 
     /// The string: sparse where that is allowed and small.
-    fn write(&self, dense: bool) -> Vec<u8> {
-        let sparse = if dense { None } else { self.write_sparse() };
+    pub fn write(&self, form: Form) -> Vec<u8> {
+        let sparse = match form.dense {
+            true => None,
+            false => self.write_sparse(form.sparse_max),
+        };
         if let Some(bytes) = sparse {
             return bytes;
         }
@@ -113,7 +133,7 @@ impl Registers {
         bytes
     }
 
-    fn write_sparse(&self) -> Option<Vec<u8>> {
+    fn write_sparse(&self, most: usize) -> Option<Vec<u8>> {
         let mut bytes = head(1);
         let mut i = 0;
         while i < REGISTERS {
@@ -136,7 +156,7 @@ impl Registers {
                 }
                 left -= run;
             }
-            if bytes.len() > HEAD + SPARSE_MAX {
+            if bytes.len() > HEAD.saturating_add(most) {
                 return None;
             }
         }
@@ -144,7 +164,7 @@ impl Registers {
     }
 
     /// Whether a register has grown.
-    fn add(&mut self, element: &[u8]) -> bool {
+    pub fn add(&mut self, element: &[u8]) -> bool {
         let hash = murmur(element);
         let register = &mut self.0[hash as usize & (REGISTERS - 1)];
         let rest = hash >> PRECISION | 1 << (64 - PRECISION);
@@ -161,7 +181,7 @@ impl Registers {
     }
 
     /// The estimate of O. Ertl, "New cardinality estimation algorithms for HyperLogLog sketches", in the steps that Redis takes.
-    fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         const Q: usize = 64 - PRECISION as usize;
         let mut histogram = [0u32; 64];
         self.0.iter().for_each(|&r| histogram[usize::from(r)] += 1);
@@ -238,7 +258,7 @@ fn murmur(bytes: &[u8]) -> u64 {
 }
 
 /// The registers of a key, and whether they are dense; None: there is no such key.
-fn find(
+pub fn find(
     guard: &mut Guard<'_>,
     p: Point,
     key: &[u8],
@@ -259,26 +279,33 @@ fn pfadd(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let grown = args.from(2).iter().filter(|e| registers.add(e)).count();
     let changed = absent || grown > 0;
     if changed {
-        store(&mut guard, p, key, &registers, dense, now_ms)?;
+        store(
+            &mut guard,
+            p,
+            key,
+            &registers,
+            form(context.node, dense),
+            now_ms,
+        )?;
     }
     context.reply.integer(i64::from(changed));
     Ok(())
 }
 
 /// Stores registers, with the expiry that the key has, or a new key's.
-fn store(
+pub fn store(
     guard: &mut Guard<'_>,
     p: Point,
     key: &[u8],
     registers: &Registers,
-    dense: bool,
+    form: Form,
     now_ms: u64,
 ) -> Result<(), Stop> {
     let expires_at = match guard.get(p, key, now_ms) {
         Some(item) => item.expires_at(),
         None => guard.default_expiry(p, key, now_ms),
     };
-    Ok(guard.set(p, key, &registers.write(dense), expires_at)?)
+    Ok(guard.set(p, key, &registers.write(form), expires_at)?)
 }
 
 fn pfcount(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
@@ -313,7 +340,14 @@ fn pfmerge(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
             any_dense |= dense;
         }
     }
-    store(&mut guard, points[0], args.at(1), &all, any_dense, now_ms)?;
+    store(
+        &mut guard,
+        points[0],
+        args.at(1),
+        &all,
+        form(context.node, any_dense),
+        now_ms,
+    )?;
     context.reply.ok();
     Ok(())
 }
@@ -321,6 +355,13 @@ fn pfmerge(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn as_configured(dense: bool) -> Form {
+        Form {
+            dense,
+            sparse_max: crate::limits::HLL_SPARSE_MAX as usize,
+        }
+    }
 
     #[test]
     fn registers_come_back_from_both_forms() {
@@ -336,7 +377,7 @@ mod tests {
                 "{elements}: {estimate}"
             );
             for dense in [false, true] {
-                let bytes = registers.write(dense);
+                let bytes = registers.write(as_configured(dense));
                 let (read, is_dense) = Registers::read(&bytes).unwrap_or_default();
                 assert!(read.0 == registers.0);
                 assert_eq!(is_dense, dense || elements >= 5_000);
@@ -347,7 +388,7 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused() {
-        let sparse = Registers::default().write(false);
+        let sparse = Registers::default().write(as_configured(false));
         assert_eq!(sparse.len(), HEAD + 2);
         for bytes in [&b""[..], b"HYLL", &sparse[..HEAD], &sparse[..HEAD + 1]] {
             assert!(Registers::read(bytes).is_err(), "{bytes:?}");

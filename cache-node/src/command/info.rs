@@ -149,6 +149,7 @@ fn memory(node: &Node, _: u64, f: &mut Fields) {
     f.add("decompressed_values", packed.unpacked);
     f.add("decompressed_bytes", packed.unpacked_bytes);
     f.add("decompression_us", packed.unpack_ns / 1000);
+    f.add("lazyfree_pending_objects", store.garbage);
     f.add("maxmemory", store.max_bytes);
     f.add("maxmemory_human", human(store.max_bytes));
     f.add("maxmemory_policy", node.store.policy().name());
@@ -295,10 +296,16 @@ fn commandstats(node: &Node, _: u64, f: &mut Fields) {
     for entry in &TABLE.entries {
         let calls = node.stats.sum(|t| &t.commands[entry.index]);
         let failed = node.stats.sum(|t| &t.failed_commands[entry.index]);
+        let rejected = node.stats.sum(|t| &t.rejected_commands[entry.index]);
         if calls > 0 {
+            // Counted with the others as well, by threads that go on while this reads.
+            let (executed, failed) = (
+                calls.saturating_sub(rejected),
+                failed.saturating_sub(rejected),
+            );
             f.add(
                 &format!("cmdstat_{}", entry.full_name),
-                format_args!("calls={calls},failed_calls={failed}"),
+                format_args!("calls={executed},rejected_calls={rejected},failed_calls={failed}"),
             );
         }
     }

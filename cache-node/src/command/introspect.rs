@@ -66,7 +66,27 @@ pub fn key_positions(spec: KeySpec, arguments: usize) -> impl Iterator<Item = us
 pub fn keys_of(command: &Command, args: Args<'_>) -> Vec<usize> {
     let mut keys: Vec<usize> = key_positions(command.keys, args.len()).collect();
     keys.extend(counted_keys(command, args).into_iter().flatten());
+    if command.name == "sort" {
+        keys.extend(stored_by_sort(args));
+    }
     keys
+}
+
+/// The key after the last STORE of a `SORT`; as in Redis, that key may be such a word itself.
+fn stored_by_sort(args: Args<'_>) -> Option<usize> {
+    let (mut at, mut stored) = (2, None);
+    while let Some(word) = args.get(at) {
+        let is = |name: &[u8]| word.eq_ignore_ascii_case(name);
+        if is(b"STORE") && at + 1 < args.len() {
+            stored = Some(at + 1);
+        }
+        at += match () {
+            () if is(b"LIMIT") => 3,
+            () if is(b"GET") || is(b"BY") => 2,
+            () => 1,
+        };
+    }
+    stored
 }
 
 /// Those that an argument counts. None: it says no such number.
@@ -250,7 +270,7 @@ fn document(reply: &mut Reply<'_>, entry: &Entry) {
 
 fn list(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let chosen: Vec<&Entry> = match args.len() {
-        2 => TABLE.commands().collect(),
+        2 => TABLE.entries.iter().collect(),
         5 if args.at(2).eq_ignore_ascii_case(b"FILTERBY") => filtered(args.at(3), args.at(4))?,
         _ => return Err(SYNTAX.into()),
     };

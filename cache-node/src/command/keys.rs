@@ -100,9 +100,13 @@ fn del(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 fn exists(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, points) = context.lock_all_args(args, Access::Read)?;
     let keys = args.from(1).iter().zip(&points);
+    let touches = context.name == "touch";
     let mut found = 0;
     for (key, &p) in keys {
-        let is_there = guard.get(p, key, context.now_ms).is_some();
+        let is_there = match touches {
+            true => guard.get(p, key, context.now_ms).is_some(),
+            false => guard.look(p, key, context.now_ms).is_some(),
+        };
         context.count_read(&guard, p, key, is_there);
         found += i64::from(is_there);
     }
@@ -113,7 +117,7 @@ fn exists(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 fn type_of(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, p) = context.read(args.at(1))?;
     let name = guard
-        .get(p, args.at(1), context.now_ms)
+        .look(p, args.at(1), context.now_ms)
         .map_or("none", |item| item.kind().name());
     context.reply.simple(name);
     Ok(())

@@ -28,6 +28,7 @@ mod long_double;
 pub mod monitor;
 mod object;
 pub mod pause;
+mod pfdebug;
 mod pubsub;
 mod scan;
 pub mod scripting;

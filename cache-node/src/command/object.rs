@@ -5,7 +5,7 @@ use super::table::{Command, Flags, Group};
 use super::{Context, Stop};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
-use crate::store::{ItemRef, Kind};
+use crate::store::{ItemRef, Kind, Usage};
 
 pub const COMMANDS: &[Command] = &[Command::new("object", -2, Group::Generic, container)
     .doc(
@@ -59,7 +59,7 @@ fn with_item(
     f: impl FnOnce(&mut Context<'_>, ItemRef<'_>) -> Result<(), Stop>,
 ) -> Result<(), Stop> {
     let (mut guard, p) = context.read(args.at(2))?;
-    match guard.get(p, args.at(2), context.now_ms) {
+    match guard.look(p, args.at(2), context.now_ms) {
         None => {
             context.reply.null();
             Ok(())
@@ -95,14 +95,40 @@ fn refcount(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     })
 }
 
+const LFU_SELECTED: &str = "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.";
+const NO_LRU: &str = "ERR An LRU maxmemory policy is not selected, idle time not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.";
+const NO_LFU: &str = "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.";
+const NOT_YET: &str =
+    "ERR The key was written before the maxmemory policy was selected, its use is not known.";
+/// Redis's counter of accesses ends here.
+pub const FREQ_MAX: u32 = 255;
+
+fn usage(context: &mut Context<'_>, args: Args<'_>) -> Result<Option<Usage>, Stop> {
+    let key = args.at(2);
+    let (mut guard, p) = context.read(key)?;
+    if guard.look(p, key, context.now_ms).is_none() {
+        return Ok(None);
+    }
+    Ok(guard.usage(p, key, context.now_ms))
+}
+
 fn idletime(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    with_item(context, args, |_, _| {
-        Err("ERR idle time is not tracked: items carry no time of access".into())
-    })
+    match usage(context, args)? {
+        None => context.reply.null(),
+        Some(Usage::IdleMs(ms)) => context.reply.unsigned(ms / 1000),
+        Some(Usage::Reads(_)) => return Err(LFU_SELECTED.into()),
+        Some(Usage::NotYet) => return Err(NOT_YET.into()),
+        Some(Usage::NotKept) => return Err(NO_LRU.into()),
+    }
+    Ok(())
 }
 
 fn freq(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    with_item(context, args, |_, _| {
-        Err("ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.".into())
-    })
+    match usage(context, args)? {
+        None => context.reply.null(),
+        Some(Usage::Reads(reads)) => context.reply.unsigned(reads.min(FREQ_MAX).into()),
+        Some(Usage::NotYet) => return Err(NOT_YET.into()),
+        Some(Usage::IdleMs(_) | Usage::NotKept) => return Err(NO_LFU.into()),
+    }
+    Ok(())
 }

@@ -4,8 +4,9 @@ use std::sync::LazyLock;
 
 use super::{
     Handler, bitmaps, blocking, client, cluster, config, connection, counters, debug, dump, expiry,
-    hashes, hyperloglog, introspect, keys, lcs, lists, monitor, object, pubsub, scan, scripting,
-    server, set, sets, slowlog, sort, strings, transactions, wait, zcombine, zranges, zsets,
+    hashes, hyperloglog, introspect, keys, lcs, lists, monitor, object, pfdebug, pubsub, scan,
+    scripting, server, set, sets, slowlog, sort, strings, transactions, wait, zcombine, zranges,
+    zsets,
 };
 
 /// Commands and subcommands at most: the size of the threads' counters.
@@ -242,7 +243,7 @@ const NAME_MAX: usize = 32;
 
 impl Table {
     fn build() -> Self {
-        let families: [&'static [Command]; 32] = [
+        let families: &[&'static [Command]] = &[
             strings::COMMANDS,
             set::COMMANDS,
             counters::COMMANDS,
@@ -256,6 +257,7 @@ impl Table {
             zcombine::COMMANDS,
             bitmaps::COMMANDS,
             hyperloglog::COMMANDS,
+            pfdebug::COMMANDS,
             sort::COMMANDS,
             dump::COMMANDS,
             keys::COMMANDS,
@@ -278,7 +280,7 @@ impl Table {
         ];
         let mut entries: Vec<Entry> = Vec::new();
         let mut buckets = vec![(0, 0); BUCKETS];
-        for command in families.into_iter().flatten() {
+        for command in families.iter().copied().flatten() {
             let index = entries.len();
             let subcommands = index + 1..index + 1 + command.subcommands.len();
             entries.push(Entry {

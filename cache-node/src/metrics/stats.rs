@@ -39,6 +39,8 @@ pub struct ThreadStats {
     /// By a command's index in the table.
     pub commands: [Counter; COMMANDS_MAX],
     pub failed_commands: [Counter; COMMANDS_MAX],
+    /// Of the failed ones, those that were not executed at all.
+    pub rejected_commands: [Counter; COMMANDS_MAX],
     /// Executions that had to wait.
     pub parked: Counter,
     pub unknown_commands: Counter,
@@ -57,6 +59,7 @@ impl Default for ThreadStats {
         Self {
             commands: std::array::from_fn(|_| Counter::default()),
             failed_commands: std::array::from_fn(|_| Counter::default()),
+            rejected_commands: std::array::from_fn(|_| Counter::default()),
             parked: Counter::default(),
             unknown_commands: Counter::default(),
             errors: Counter::default(),
@@ -113,7 +116,12 @@ impl Stats {
     /// Sets all counters to zero, as `CONFIG RESETSTAT` does. What is counted at the same instant may stay.
     pub fn reset(&self) {
         for t in self.threads.lock().iter() {
-            let arrays = [&t.commands[..], &t.failed_commands[..], &t.batches[..]];
+            let arrays = [
+                &t.commands[..],
+                &t.failed_commands[..],
+                &t.rejected_commands[..],
+                &t.batches[..],
+            ];
             arrays.into_iter().flatten().for_each(Counter::reset);
             let single = [
                 &t.parked,

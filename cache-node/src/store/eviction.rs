@@ -9,6 +9,7 @@ use super::evict::{Candidate, Mark, Policy, PolicyKind, Print, counted};
 use super::judge::Scored;
 use super::point::{DOMAINS, Point, SLOTS};
 use super::steps::Step;
+use super::usage::History;
 
 /// Candidates looked at for one that goes: beyond, all that is left is too hot or not ours to evict.
 const TRIES: usize = 4096;
@@ -39,6 +40,8 @@ pub(super) struct Eviction {
     evicted: AtomicU64,
     evicted_bytes: AtomicU64,
     policy_bytes: AtomicU64,
+    /// When the present was what, for a policy that goes by it.
+    pub history: Mutex<History>,
 }
 
 /// What a round of eviction did.
@@ -128,6 +131,9 @@ impl Eviction {
         let mark = new.as_ref().map_or(Mark::Nothing, |p| p.mark());
         let mut policy = self.policy.lock();
         *policy = new;
+        let now = policy.as_ref().map_or(0, |p| p.now());
+        self.now.store(now, Ordering::Relaxed);
+        *self.history.lock() = History::default();
         self.kind.store(kind as u8, Ordering::Relaxed);
         self.mark.store(mark as u8, Ordering::Relaxed);
     }
@@ -155,6 +161,20 @@ impl Eviction {
         anew
     }
 
+    /// The policy's present.
+    pub fn now(&self) -> u32 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// Time goes on, whether something comes in or not. Gives the present; None: there is no policy.
+    pub fn advance(&self) -> Option<u32> {
+        let mut policy = self.policy.lock();
+        let policy = policy.as_mut()?;
+        policy.tick();
+        self.now.store(policy.now(), Ordering::Relaxed);
+        Some(policy.now())
+    }
+
     fn next(&self) -> Candidate {
         let mut policy = self.policy.lock();
         policy.as_mut().map_or(Candidate::Nothing, |p| p.next())
@@ -170,6 +190,14 @@ impl Eviction {
 impl Store {
     pub fn policy(&self) -> PolicyKind {
         self.eviction.kind()
+    }
+
+    /// Lets the clocks of policies go on. Called by a background thread, ten times a second.
+    pub fn tick_policies(&self, now_ms: u64) {
+        self.eviction.tick(now_ms);
+        for region in &self.regions() {
+            region.eviction.tick(now_ms);
+        }
     }
 
     /// Keys at most; 0: no limit. Those beyond are evicted, a moment later.

@@ -22,7 +22,7 @@ use super::effect::{ALL_SLOTS, Effects};
 use super::expire::Sweep;
 use super::item::{self, ItemRef, Kind, NewValue, ValueRef};
 use super::notify::class;
-use super::pages::Ref;
+use super::pages::{Pages, Ref};
 use super::point::{Point, SLOTS_PER_DOMAIN, domain_of, hash_of};
 use super::segment::Entry;
 use super::steps::Step;
@@ -186,6 +186,20 @@ impl<'s> Guard<'s> {
         };
         self.touch(p.slot, at);
         Some(self.item(at))
+    }
+
+    /// As [`Guard::get`], but the item does not count as used.
+    pub fn look(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<ItemRef<'_>> {
+        let (_, at) = self.find_live(p, key, now_ms)?;
+        Some(self.item(at))
+    }
+
+    pub(super) fn place_of(&self, p: Point, key: &[u8]) -> Option<Ref> {
+        self.find(p, key).map(|(_, at)| at)
+    }
+
+    pub(super) fn pages(&self) -> &Pages {
+        &self.store.pages
     }
 
     fn find_live(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<(Spot, Ref)> {

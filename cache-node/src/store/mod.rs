@@ -26,6 +26,7 @@ mod spans;
 mod steps;
 mod table;
 mod tracking;
+mod usage;
 mod watch;
 
 use std::io;
@@ -65,6 +66,7 @@ use steps::Steps;
 pub use steps::{STEP_BOUNDS_US, STEPS, Step, StepCounts};
 use table::Table;
 pub use tracking::{Listener, Tracker, Tracking};
+pub use usage::Usage;
 pub use watch::Watches;
 
 /// Bytes of the largest value, as in Redis.
@@ -88,6 +90,7 @@ struct Counters {
     moved_bytes: AtomicU64,
     contended: AtomicU64,
     expire_lag_ms: AtomicU64,
+    garbage: AtomicU64,
 }
 
 impl Counters {
@@ -153,6 +156,8 @@ pub struct StoreStats {
     pub moved_bytes: u64,
     /// Locks of domains that somebody else held when they were wanted.
     pub contended_locks: u64,
+    /// Tables and big collections that wait for the background to free them.
+    pub garbage: u64,
 }
 
 /// The items of a node.
@@ -369,6 +374,7 @@ impl Store {
             moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
             contended_locks: self.counters.contended.load(Ordering::Relaxed),
             expire_lag_ms: self.counters.expire_lag_ms.load(Ordering::Relaxed),
+            garbage: self.counters.garbage.load(Ordering::Relaxed),
             evicted: self.eviction.evicted().items,
             evicted_bytes: self.eviction.evicted().bytes,
             policy_bytes: self.eviction.policy_bytes() + self.regions.policy_bytes(),
@@ -413,7 +419,7 @@ impl Store {
                 Garbage::Object(object) => {
                     drop(object);
                     freed += 1;
-                    continue;
+                    Vec::new()
                 }
             };
             for mut table in tables {
@@ -424,14 +430,20 @@ impl Store {
                 self.table_bytes_changed(-(table.bytes() as isize));
                 table.free(&self.pages);
             }
+            self.counters.garbage.fetch_sub(1, Ordering::Relaxed);
         }
         while self.spans.purge() {}
         freed
     }
 
     fn defer_free(&self, tables: Vec<Table>) {
+        self.discard(Garbage::Tables(tables));
+    }
+
+    fn discard(&self, garbage: Garbage) {
+        self.counters.garbage.fetch_add(1, Ordering::Relaxed);
         // The receiver lives as long as the store.
-        let _ = self.reaper.send(Garbage::Tables(tables));
+        let _ = self.reaper.send(garbage);
     }
 
     /// # Safety
@@ -453,8 +465,7 @@ impl Store {
             if object.is_some_and(Object::is_long_to_drop)
                 && let Some(object) = item::take_object(&self.pages, at)
             {
-                // The receiver lives as long as the store.
-                let _ = self.reaper.send(Garbage::Object(object));
+                self.discard(Garbage::Object(object));
             }
             item::drop_body(&self.pages, at);
             self.pages.free(at);

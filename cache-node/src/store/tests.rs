@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use super::compress::Method;
 use super::*;
 
+mod threads;
+
 const NOW: u64 = 1_000_000;
 
 pub(crate) fn store(max_memory: u64) -> Arc<Store> {
@@ -44,10 +46,15 @@ fn value(random: &mut Lcg) -> Vec<u8> {
 
 /// One random write, to the store and to the model.
 fn step(store: &Store, model: &mut Model, random: &mut Lcg, keys: u64) {
+    step_as("", store, model, random, keys);
+}
+
+/// As [`step`], on keys of somebody's own.
+fn step_as(who: &str, store: &Store, model: &mut Model, random: &mut Lcg, keys: u64) {
     let key = match random.below(20) {
-        0 => format!("{}{}", "long".repeat(100), random.below(keys)),
-        1..8 => format!("{{one}}{}", random.below(keys)),
-        _ => format!("key:{}", random.below(keys)),
+        0 => format!("{}{who}{}", "long".repeat(100), random.below(keys)),
+        1..8 => format!("{{one}}{who}{}", random.below(keys)),
+        _ => format!("key:{who}{}", random.below(keys)),
     }
     .into_bytes();
     let p = store.point(&key);

@@ -329,9 +329,8 @@ fn a_reply_beyond_the_limit_ends_the_connection() {
 fn settings_are_checked_before_any_is_set() {
     let node = TestNode::start();
     let mut client = node.client();
-    let refused = client.ask("CONFIG SET timeout 5 maxmemory 1gb port 1");
-    let says =
-        "-ERR CONFIG SET failed (possibly related to argument 'port') - can't set immutable config";
+    let refused = client.ask("CONFIG SET timeout 5 maxmemory 1gb databases 2");
+    let says = "-ERR CONFIG SET failed (possibly related to argument 'databases') - can't set immutable config";
     assert_eq!(refused.text(), says);
     assert_eq!(client.ask("CONFIG GET timeout").items()[1].text(), "0");
     assert_eq!(

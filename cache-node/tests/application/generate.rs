@@ -207,8 +207,8 @@ pub fn command_of(random: &mut Random, templates: &[&'static str], now_ms: u64) 
         }
     }
     // What a spoilt setting would be is not foreseen, nor what would be popped at random, nor how long
-    // would be waited.
-    let keep = ["CONFIG SET", "SPOP", "BL", "BR", "BZ"];
+    // would be waited; and ranges by name are defined for members of one score.
+    let keep = ["CONFIG SET", "SPOP", "BL", "BR", "BZ", "ZADD lex"];
     if !keep.iter().any(|k| template.starts_with(k)) {
         spoil(random, &mut words);
     }

@@ -156,11 +156,11 @@ mod tests {
     fn it_is_a_vector_packed_and_big() {
         let budget = Arc::new(Budget::new(0));
         let tools = test_tools(&budget);
-        let (mut packed_seen, mut big_seen) = (false, false);
         for (seed, growth) in [(1, 2), (2, 4), (3, 9)] {
             let mut random = Lcg(seed);
             let (mut list, mut model) = (Owned::empty(), Vec::<Vec<u8>>::new());
-            for _ in 0..4_000 {
+            let (mut longest_packed, mut big) = (0, false);
+            for step in 0..4_000 {
                 let at = random.below(model.len() as u64 + 1) as usize;
                 let element = vec![b'a' + random.below(3) as u8; random.below(90) as usize];
                 match random.below(growth + 4) {
@@ -202,19 +202,29 @@ mod tests {
                     }
                 }
                 assert_eq!(List(list.view()).len(), model.len());
-                packed_seen |= matches!(list, Owned::Packed(_)) && model.len() > 20;
-                big_seen |= matches!(list, Owned::Big(_));
+                // It is packed until its bytes were too many once.
+                let bytes = model.iter().map(|e| packed::entry_bytes(e.len()));
+                big |= packed::empty().len() + bytes.sum::<usize>() > tools.limits.list_bytes;
+                assert_eq!(matches!(list, Owned::Big(_)), big);
+                if !big {
+                    longest_packed = longest_packed.max(model.len());
+                }
+                if step % 50 == 0 {
+                    let view = List(list.view());
+                    assert!(view.iter_from(0).eq(model.iter().map(Vec::as_slice)));
+                }
             }
+            assert!(longest_packed > 100 && big, "{longest_packed} {big}");
             let view = List(list.view());
             assert!(view.iter_from(0).eq(model.iter().map(Vec::as_slice)));
-            if let Some(last) = model.len().checked_sub(1) {
-                assert!(
-                    view.iter_back(last)
-                        .eq(model.iter().rev().map(Vec::as_slice))
-                );
-                assert_eq!(view.get(last / 2), Some(&model[last / 2][..]));
+            let last = model.len() - 1;
+            assert!(
+                view.iter_back(last)
+                    .eq(model.iter().rev().map(Vec::as_slice))
+            );
+            for i in 0..=model.len() {
+                assert_eq!(view.get(i), model.get(i).map(Vec::as_slice));
             }
         }
-        assert!(packed_seen && big_seen);
     }
 }

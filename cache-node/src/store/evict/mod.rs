@@ -13,7 +13,7 @@ mod sieve;
 mod tinylfu;
 
 use super::point::Point;
-pub use sampled::counted;
+pub use sampled::{counted, reads_of};
 
 /// Where an item is, roughly: slot:14 | tag:8 | upper bits of the position:10. Of two items with one fingerprint either may be meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -121,6 +121,9 @@ pub trait Policy: Send {
     fn now(&self) -> u32 {
         0
     }
+
+    /// Time goes on: clocks of items that are set from now on are later ones.
+    fn tick(&mut self) {}
 
     /// Fingerprints in its queues.
     fn entries(&self) -> usize;

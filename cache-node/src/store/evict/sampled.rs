@@ -42,6 +42,11 @@ pub fn counted(clock: u32, now: u32) -> u32 {
     reads.min(0xFFF) << 20 | now >> 4 & 0xF_FFFF
 }
 
+/// The reads in such a clock.
+pub fn reads_of(clock: u32) -> u32 {
+    clock >> 20
+}
+
 impl Policy for Sampled {
     fn mark(&self) -> Mark {
         match self.rule {
@@ -107,6 +112,10 @@ impl Policy for Sampled {
 
     fn now(&self) -> u32 {
         self.now
+    }
+
+    fn tick(&mut self) {
+        self.now = self.now.wrapping_add(1);
     }
 
     fn entries(&self) -> usize {
