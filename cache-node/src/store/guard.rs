@@ -190,7 +190,10 @@ impl<'s> Guard<'s> {
 
     /// As [`Guard::get`], but the item does not count as used.
     pub fn look(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<ItemRef<'_>> {
-        let (_, at) = self.find_live(p, key, now_ms)?;
+        let Some((_, at)) = self.find_live(p, key, now_ms) else {
+            self.missed(p, key);
+            return None;
+        };
         Some(self.item(at))
     }
 
