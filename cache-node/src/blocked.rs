@@ -263,7 +263,7 @@ fn run<W: Send + Sync + 'static, S: Send + Sync + 'static>(
         deadlines.due.remove(&(at, number));
         drop(deadlines);
         if let Some(blocked) = blocked.upgrade() {
-            let waiter = blocked.queues.lock().by_client.get(&client).cloned();
+            let waiter = blocked.of_client(client);
             if let Some(waiter) = waiter.filter(|w| w.number == number) {
                 blocked.time_out(&waiter);
             }

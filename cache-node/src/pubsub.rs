@@ -11,6 +11,7 @@ use parking_lot::RwLock;
 use crate::command::glob;
 use crate::server::mail::Mail;
 use crate::server::registry::Client;
+use crate::store::effect::write_bulks;
 use crate::store::slot_of;
 
 const SHARDS: usize = 64;
@@ -50,16 +51,7 @@ impl Default for PubSub {
 /// Writes a push of bulk strings, without its first byte.
 pub fn push_body(words: &[&[u8]]) -> Bytes {
     let mut body = Vec::with_capacity(words.iter().map(|w| w.len() + 16).sum::<usize>() + 8);
-    let mut number = itoa::Buffer::new();
-    body.extend_from_slice(number.format(words.len()).as_bytes());
-    body.extend_from_slice(b"\r\n");
-    for word in words {
-        body.push(b'$');
-        body.extend_from_slice(number.format(word.len()).as_bytes());
-        body.extend_from_slice(b"\r\n");
-        body.extend_from_slice(word);
-        body.extend_from_slice(b"\r\n");
-    }
+    write_bulks(&mut body, words);
     body.into()
 }
 

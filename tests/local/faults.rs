@@ -243,6 +243,7 @@ async fn a_graceful_stop_without_an_operator_hands_over_too_and_is_adopted() {
     };
     let before = epoch(&world);
     let stopped = world.primary("0");
+    let data_id = world.data_id(&stopped);
     world
         .local
         .supervisor()
@@ -254,6 +255,7 @@ async fn a_graceful_stop_without_an_operator_hands_over_too_and_is_adopted() {
             epoch(w) > before && w.primary("0") != stopped
         })
         .await;
+    world.came_back(&stopped, &data_id).await;
     world.settled().await;
     world.each_slot_is_owned_once().await;
     verify_filled(&world.client().await, KEYS).await;

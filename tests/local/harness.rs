@@ -133,12 +133,39 @@ impl World {
         read_cache(&self.folder()).expect("a Cache")
     }
 
-    /// Waits until the spec is carried out.
+    /// Waits until the spec is carried out, by the status and by the nodes: a node that stopped is no news of the status at once.
     pub async fn settled(&self) {
-        self.until("the spec is carried out", |world| {
-            is_settled(&world.cache())
-        })
-        .await;
+        let begun = Instant::now();
+        loop {
+            self.until("the spec is carried out", |world| {
+                is_settled(&world.cache())
+            })
+            .await;
+            if self.nodes_hold_the_topology().await && is_settled(&self.cache()) {
+                return;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "the nodes do not take the stored topology"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn nodes_hold_the_topology(&self) -> bool {
+        let stored = self.cache().status.and_then(|s| s.topology);
+        let Some(stored) = stored.map(|t| t.epoch) else {
+            return false;
+        };
+        for (member, file) in read_members(&self.folder()).expect("members") {
+            if !file.created || file.deleting {
+                continue;
+            }
+            if self.state(&member).await.map(|s| s.epoch) != Some(stored) {
+                return false;
+            }
+        }
+        true
     }
 
     /// What is in the member's memory, by the stored topology.

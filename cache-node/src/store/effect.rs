@@ -139,15 +139,20 @@ pub fn effects(mut bytes: &[u8]) -> impl Iterator<Item = Effect<'_>> {
 
 /// Writes a command as a RESP array of bulk strings.
 pub fn write_command(to: &mut Vec<u8>, command: &[&[u8]]) {
-    let mut number = itoa::Buffer::new();
     to.push(b'*');
-    to.extend_from_slice(number.format(command.len()).as_bytes());
+    write_bulks(to, command);
+}
+
+/// Writes how many there are, and a bulk string each: what follows the byte that says of which kind the whole is.
+pub fn write_bulks(to: &mut Vec<u8>, words: &[&[u8]]) {
+    let mut number = itoa::Buffer::new();
+    to.extend_from_slice(number.format(words.len()).as_bytes());
     to.extend_from_slice(b"\r\n");
-    for arg in command {
+    for word in words {
         to.push(b'$');
-        to.extend_from_slice(number.format(arg.len()).as_bytes());
+        to.extend_from_slice(number.format(word.len()).as_bytes());
         to.extend_from_slice(b"\r\n");
-        to.extend_from_slice(arg);
+        to.extend_from_slice(word);
         to.extend_from_slice(b"\r\n");
     }
 }
