@@ -23,6 +23,7 @@ use crate::persist::datadir::DataDir;
 use crate::pubsub::PubSub;
 use crate::server::output_limit::OutputLimit;
 use crate::server::registry::Registry;
+use crate::store::compress::Setting;
 use crate::store::notify::class;
 use crate::store::{EventSink, Store, StoreOptions};
 use crate::wakers::Wakers;
@@ -120,11 +121,11 @@ impl Node {
         let store = Arc::new(Store::new(options, log.clone()).map_err(StartError::Memory)?);
         store.set_policy(config.max_memory_policy);
         store.set_max_items(config.max_items);
-        store.compression.set_method(config.compression);
-        // It is valid, so it fits.
-        store
-            .compression
-            .set_min_size(config.compression_min_size as u32);
+        store.compression.set(Setting {
+            method: config.compression,
+            // It is valid, so it fits.
+            min_size: config.compression_min_size as u32,
+        });
         let wakers = Arc::new(Wakers::default());
         let control_passwords = open(&config.control_password_file)?.map(Arc::new);
         let cluster = if config.cluster {

@@ -249,6 +249,41 @@ fn writers_wait_for_a_full_region_and_never_fail() {
 }
 
 #[test]
+fn values_are_compressed_as_their_region_says_and_read_as_they_were() {
+    let node = one("m-0-0");
+    let mut app = node.app().unwrap();
+    let value = "a value that shrinks; ".repeat(200);
+    let mut write = |key: &str| {
+        ok(&mut app, &["SET", key, &value]);
+        let found = ask(&mut app, &["GET", key]);
+        assert_eq!(found, Reply::Bulk(value.clone().into_bytes()), "{key}");
+        integer(&mut app, &["MEMORY", "USAGE", key])
+    };
+    let plain = write("session:1");
+    assert!(plain > value.len() as i64);
+    let mut session = region("session", "session:");
+    session["compression"] = "zstd:3".into();
+    set_regions(&node, &[session.clone()]);
+    // What was there stays as it is until it is written again.
+    assert!(write("session:1") < plain / 4);
+    assert!(write("other") > plain / 2);
+    // The node's own for all others, and none for the region.
+    session["compression"] = "none".into();
+    let default = json!({"eviction": "noeviction", "compression": "lz4", "compressionMinSize": 64});
+    set_list(&node, &json!({"default": default, "regions": [session]}));
+    assert!(write("session:1") > plain / 2);
+    assert!(write("other") < plain / 4);
+    // The region gone, its keys are as any others; a list that says nothing of compression has none.
+    set_list(&node, &json!({"default": default, "regions": []}));
+    assert!(write("session:1") < plain / 4);
+    set_list(
+        &node,
+        &json!({"default": {"eviction": "noeviction"}, "regions": []}),
+    );
+    assert!(write("session:1") > plain / 2);
+}
+
+#[test]
 fn a_list_outlives_a_restart_without_an_operator() {
     let mut node = one("m-0-0");
     set_regions(&node, &[region("a", "a:")]);

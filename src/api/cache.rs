@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{Condition, SecretKeyRef, Time};
+use super::compression::Compression;
 use super::region::{EvictionType, Ttl};
 use super::topology::{Role, Topology};
 
@@ -156,6 +157,9 @@ pub struct Policy {
     /// The expiry of keys that are written without one. Changes without a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
+    /// How values are stored. None unless set. Changes without a restart, for what is written from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod cache;
 pub mod common;
+pub mod compression;
 pub mod crds;
 pub mod duration;
 pub mod names;

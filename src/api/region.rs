@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{CacheRef, Condition};
+use super::compression::Compression;
 use super::duration::Duration;
 
 /// Keys of a Cache that begin with a prefix, with a size, a default expiry and an eviction policy of their own.
@@ -51,6 +52,9 @@ pub struct CacheRegionSpec {
     pub ttl: Option<Ttl>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eviction: Option<RegionEviction>,
+    /// The Cache's `policy.compression` unless set. Holds for what is written from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
 }
 
 /// A default expiry.

@@ -15,6 +15,12 @@ pub struct Rules {
     /// 0: none.
     pub ttl_ms: u64,
     pub jitter_percent: u8,
+    /// As a node calls it. Absent: none, as nodes that know of no compression take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+    /// Absent: the node's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression_min_size: Option<u64>,
 }
 
 impl Default for Rules {
@@ -25,6 +31,8 @@ impl Default for Rules {
             max_items: 0,
             ttl_ms: 0,
             jitter_percent: 0,
+            compression: None,
+            compression_min_size: None,
         }
     }
 }
@@ -81,13 +89,14 @@ mod tests {
                 size_bytes: 5,
                 rules: Rules {
                     eviction: "fifo".into(),
+                    compression: Some("lz4".into()),
                     ..Rules::default()
                 },
             }],
         };
         assert_eq!(
             list.json(),
-            r#"{"default":{"eviction":"noeviction","maxItems":0,"ttlMs":0,"jitterPercent":0},"regions":[{"name":"session","prefix":"session:","sizeBytes":5,"eviction":"fifo","maxItems":0,"ttlMs":0,"jitterPercent":0}]}"#
+            r#"{"default":{"eviction":"noeviction","maxItems":0,"ttlMs":0,"jitterPercent":0},"regions":[{"name":"session","prefix":"session:","sizeBytes":5,"eviction":"fifo","maxItems":0,"ttlMs":0,"jitterPercent":0,"compression":"lz4"}]}"#
         );
         assert_eq!(list.hash().len(), 16);
         assert!(RegionList::default().says_nothing() && !list.says_nothing());

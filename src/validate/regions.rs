@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::error::{FieldError, Invalid};
 use crate::api::cache::CacheSpec;
+use crate::api::compression::{Compression, CompressionType};
 use crate::api::quantity::parse_bytes;
 use crate::api::region::{CacheRegion, EvictionType, Ttl};
 use crate::api::region_list::{RegionEntry, RegionList, Rules};
@@ -12,6 +13,8 @@ use crate::api::region_list::{RegionEntry, RegionList, Rules};
 pub const REGIONS_MAX: usize = 128;
 const PREFIX_BYTES_MAX: usize = 256;
 const SIZE_MAX: u64 = 1 << 50;
+const COMPRESSED_MAX: u64 = 64 << 20;
+const LEVEL: i32 = 3;
 
 /// What is wanted of a Cache's regions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,11 @@ pub fn policy(spec: &CacheSpec, errors: &mut Vec<FieldError>) -> Rules {
     };
     let eviction = policy.eviction.clone().unwrap_or_default();
     let (ttl_ms, jitter_percent) = ttl("spec.policy.ttl", policy.ttl.as_ref(), errors);
+    let (compression, compression_min_size) = compression(
+        "spec.policy.compression",
+        policy.compression.as_ref(),
+        errors,
+    );
     Rules {
         eviction: eviction
             .kind
@@ -63,6 +71,8 @@ pub fn policy(spec: &CacheSpec, errors: &mut Vec<FieldError>) -> Rules {
         ),
         ttl_ms,
         jitter_percent,
+        compression,
+        compression_min_size,
     }
 }
 
@@ -161,6 +171,10 @@ fn entry(
         None => (default.ttl_ms, default.jitter_percent),
         given => ttl("spec.ttl", given.as_ref(), &mut errors),
     };
+    let (compression, compression_min_size) = match &given.compression {
+        None => (default.compression.clone(), default.compression_min_size),
+        given => compression("spec.compression", given.as_ref(), &mut errors),
+    };
     if !errors.is_empty() {
         return Err(Invalid { errors });
     }
@@ -173,6 +187,8 @@ fn entry(
             max_items,
             ttl_ms,
             jitter_percent,
+            compression,
+            compression_min_size,
         },
     })
 }
@@ -216,6 +232,43 @@ fn ttl(field: &str, given: Option<&Ttl>, errors: &mut Vec<FieldError>) -> (u64, 
     (ms, jitter)
 }
 
+/// As nodes call it, and the bytes of the smallest value.
+fn compression(
+    field: &str,
+    given: Option<&Compression>,
+    errors: &mut Vec<FieldError>,
+) -> (Option<String>, Option<u64>) {
+    let Some(given) = given else {
+        return (None, None);
+    };
+    if given.level.is_some() && given.kind != CompressionType::Zstd {
+        errors.push(FieldError::new(
+            &format!("{field}.level"),
+            given.level.unwrap_or_default(),
+            "is of Zstd only: remove it, or set type: Zstd",
+        ));
+    }
+    let level = given.level.unwrap_or(LEVEL);
+    if !(1..=12).contains(&level) {
+        let field = format!("{field}.level");
+        errors.push(FieldError::new(&field, level, "use 1 to 12"));
+    }
+    let min_size = given.min_size.as_ref().and_then(|size| {
+        let mend = match parse_bytes(size) {
+            Ok(bytes @ 1..=COMPRESSED_MAX) => return Some(bytes),
+            Ok(_) => "must be more than 0, and 64Mi at most".to_owned(),
+            Err(mend) => mend,
+        };
+        errors.push(FieldError::new(&format!("{field}.minSize"), &size.0, mend));
+        None
+    });
+    match given.kind {
+        CompressionType::None => (None, None),
+        CompressionType::LZ4 => (Some("lz4".into()), min_size),
+        CompressionType::Zstd => (Some(format!("zstd:{level}")), min_size),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +292,7 @@ mod tests {
     #[test]
     fn what_a_region_leaves_out_is_the_caches_and_then_the_products() {
         let spec = cache(
-            json!({"eviction": {"type": "LRU", "maxItemsPerShard": 7}, "ttl": {"default": "1h", "jitterPercent": 5}}),
+            json!({"eviction": {"type": "LRU", "maxItemsPerShard": 7}, "ttl": {"default": "1h", "jitterPercent": 5}, "compression": {"type": "LZ4", "minSize": "1Ki"}}),
         );
         let default = policy(&spec, &mut Vec::new());
         assert_eq!(
@@ -251,7 +304,7 @@ mod tests {
             region(
                 "own",
                 2,
-                json!({"keyPrefix": "x", "size": "1Ki", "ttl": {"default": "30m"}, "eviction": {"type": "FIFO", "maxItems": 9}}),
+                json!({"keyPrefix": "x", "size": "1Ki", "ttl": {"default": "30m"}, "eviction": {"type": "FIFO", "maxItems": 9}, "compression": {"type": "Zstd"}}),
             ),
         ];
         let found = regions(&spec, &default, &all);
@@ -273,6 +326,14 @@ mod tests {
             (own.rules.eviction.as_str(), own.rules.max_items),
             ("fifo", 9)
         );
+        let packs = |rules: &Rules| (rules.compression.clone(), rules.compression_min_size);
+        assert_eq!(packs(&default), (Some("lz4".into()), Some(1024)));
+        assert_eq!(packs(&plain.rules), packs(&default));
+        assert_eq!(packs(&own.rules), (Some("zstd:3".into()), None));
+        // What says None has none, whatever the Cache has.
+        let none = [region("n", 1, json!({"compression": {"type": "None"}}))];
+        let found = regions(&spec, &default, &none);
+        assert_eq!(packs(&found.list.regions[0].rules), (None, None));
         let bare = regions(&cache(json!({})), &Rules::default(), &all[..1]);
         assert_eq!(bare.list.regions[0].rules.eviction, "s3-fifo");
     }
@@ -321,6 +382,18 @@ mod tests {
             ),
             (json!({"eviction": {"type": "TTL"}}), "spec.eviction.type"),
             (json!({"keyPrefix": ""}), "spec.keyPrefix"),
+            (
+                json!({"compression": {"type": "LZ4", "level": 3}}),
+                "spec.compression.level",
+            ),
+            (
+                json!({"compression": {"type": "Zstd", "level": 13}}),
+                "spec.compression.level",
+            ),
+            (
+                json!({"compression": {"type": "LZ4", "minSize": "65Mi"}}),
+                "spec.compression.minSize",
+            ),
         ];
         for (spec, field) in table {
             let all = [region("bad", 1, spec), region("good", 2, json!({}))];

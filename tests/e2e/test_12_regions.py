@@ -125,6 +125,27 @@ def test_the_caches_own_policy_holds_without_a_restart(cache):
     assert cache.pod_uids() == uids
 
 
+def test_values_are_compressed_as_region_and_cache_say(cache):
+    uids = cache.pod_uids()
+    kube.apply(region(cache, "session", compression={"type": "Zstd", "level": 5, "minSize": "1Ki"}), region(cache, "plain"))
+    for name in NAMES:
+        wait_ready(cache, name)
+    value = "a value that shrinks; " * 200
+    with cache.client() as client:
+
+        def write(key):
+            client.set(key, value)
+            assert client.get(key) == value.encode()
+            return client.memory_usage(key)
+
+        assert write("session:1") < len(value) / 4 and write("plain:1") > len(value)
+        cache.patch(policy={"compression": {"type": "LZ4"}})
+        wait("the Cache's own holds for regions that say nothing", 30, lambda: write("plain:1") < len(value) / 4)
+        kubectl("patch", "cacheregion", "session", "-n", cache.ns, "--type=merge", "-p", '{"spec":{"compression":{"type":"None","level":null}}}')
+        wait("the region's own None wins", 30, lambda: write("session:1") > len(value))
+    assert cache.pod_uids() == uids
+
+
 def test_conflicts_and_a_missing_cache_are_said(cache):
     kube.apply(region(cache, "session", keyPrefix="same:"))
     wait_ready(cache, "session")

@@ -8,8 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::Cluster;
 use crate::limits::{
-    NAME_MAX, REGION_PREFIX_MAX, REGION_SIZE_MAX, REGION_TTL_MAX_MS, REGIONS_BYTES_MAX, REGIONS_MAX,
+    COMPRESSION_VALUE_MAX, NAME_MAX, REGION_PREFIX_MAX, REGION_SIZE_MAX, REGION_TTL_MAX_MS,
+    REGIONS_BYTES_MAX, REGIONS_MAX,
 };
+use crate::store::compress::Setting;
 use crate::store::{PolicyKind, RegionSpec, Ttl};
 
 /// Why a list was not taken. Says field, value and mend.
@@ -38,6 +40,12 @@ pub struct Rules {
     /// 0: none.
     pub ttl_ms: u64,
     pub jitter_percent: u8,
+    /// `none`, `lz4`, `zstd` or `zstd:<level>`. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+    /// Bytes of the smallest value that is compressed. Absent: 256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression_min_size: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +97,7 @@ impl KnownRegions {
 
 impl Rules {
     fn check(&self, of: &str) -> Result<PolicyKind, BadRegions> {
+        self.compression(of)?;
         if self.jitter_percent > 100 {
             let problem = format!("{}: give 0 to 100", self.jitter_percent);
             return Err(bad(format!("{of}.jitterPercent"), problem));
@@ -102,6 +111,25 @@ impl Rules {
             let problem = format!("{:?}: give one of {}", self.eviction, names.join(", "));
             bad(format!("{of}.eviction"), problem)
         })
+    }
+
+    fn compression(&self, of: &str) -> Result<Setting, BadRegions> {
+        let mut setting = Setting::default();
+        if let Some(method) = &self.compression {
+            setting.method = method.parse().map_err(|mend: String| {
+                bad(format!("{of}.compression"), format!("{method:?}: {mend}"))
+            })?;
+        }
+        if let Some(bytes) = self.compression_min_size {
+            let fits = (1..=COMPRESSION_VALUE_MAX as u64).contains(&bytes);
+            setting.min_size = if fits {
+                bytes as u32
+            } else {
+                let problem = format!("{bytes}: give 1 to {COMPRESSION_VALUE_MAX}");
+                return Err(bad(format!("{of}.compressionMinSize"), problem));
+            };
+        }
+        Ok(setting)
     }
 
     fn ttl(&self) -> Ttl {
@@ -164,6 +192,7 @@ impl RegionList {
             max_items: region.rules.max_items,
             ttl: region.rules.ttl(),
             policy: PolicyKind::named(&region.rules.eviction).unwrap_or_default(),
+            compression: region.rules.compression("region").unwrap_or_default(),
         };
         self.regions.iter().map(spec).collect()
     }
@@ -205,6 +234,8 @@ impl Cluster {
                 .set_policy(PolicyKind::named(&rules.eviction).unwrap_or_default());
             self.store.set_max_items(rules.max_items);
             self.store.set_default_ttl(rules.ttl());
+            let compression = rules.compression("default").unwrap_or_default();
+            self.store.compression.set(compression);
         }
         self.store.set_regions(&known.list.specs(), &known.hash);
     }
@@ -223,15 +254,21 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::compress::Method;
 
     #[test]
     fn a_list_is_read_and_what_is_wrong_names_its_field() {
         let good = r#"{"default":{"eviction":"s3-fifo","maxItems":5},
-            "regions":[{"name":"a","prefix":"a:","sizeBytes":10,"eviction":"fifo","ttlMs":7,"jitterPercent":10,"novel":1}]}"#;
+            "regions":[{"name":"a","prefix":"a:","sizeBytes":10,"eviction":"fifo","ttlMs":7,"jitterPercent":10,"compression":"zstd:5","novel":1}]}"#;
         let known = KnownRegions::parse(good.as_bytes()).unwrap();
         assert_eq!(known.hash.len(), 16);
         let specs = known.list.specs();
         assert_eq!((specs[0].policy, specs[0].ttl.ms), (PolicyKind::Fifo, 7));
+        let zstd = Setting {
+            method: Method::Zstd { level: 5 },
+            min_size: 256,
+        };
+        assert_eq!(specs[0].compression, zstd);
         let region = |text: &str| {
             format!(r#"{{"regions":[{{"name":"a","prefix":"a","eviction":"none"}},{text}]}}"#)
         };
@@ -268,6 +305,14 @@ mod tests {
             (
                 region(r#"{"name":"x","prefix":"x","eviction":"none","jitterPercent":101}"#),
                 "regions[1].jitterPercent",
+            ),
+            (
+                region(r#"{"name":"x","prefix":"x","eviction":"none","compression":"zstd:13"}"#),
+                "regions[1].compression",
+            ),
+            (
+                region(r#"{"name":"x","prefix":"x","eviction":"none","compressionMinSize":0}"#),
+                "regions[1].compressionMinSize",
             ),
             (
                 region(

@@ -346,8 +346,9 @@ fn regions(node: &Node, _: u64, f: &mut Fields) {
         f.add(
             &format!("region_{}", region.name),
             format_args!(
-                "keys={keys},bytes={bytes},maxbytes={limit},maxitems={items},policy={},hits={hits},misses={misses},evicted_keys={},evicted_bytes={},prefix={prefix}",
+                "keys={keys},bytes={bytes},maxbytes={limit},maxitems={items},policy={},compression={},hits={hits},misses={misses},evicted_keys={},evicted_bytes={},prefix={prefix}",
                 region.policy.name(),
+                region.compression.method,
                 evicted.items,
                 evicted.bytes,
             ),

@@ -21,7 +21,8 @@ use super::point::Point;
 use super::spans::SharedValue;
 use super::{MAX_VALUE, Store};
 use crate::limits::{
-    COMPRESSION_BUFFER_KEEP, COMPRESSION_CONTEXT_KEEP, COMPRESSION_LEVEL_MAX, COMPRESSION_VALUE_MAX,
+    COMPRESSION_BUFFER_KEEP, COMPRESSION_CONTEXT_KEEP, COMPRESSION_LEVEL_MAX, COMPRESSION_MIN_SIZE,
+    COMPRESSION_VALUE_MAX,
 };
 
 /// Bytes before what the codec made.
@@ -107,30 +108,99 @@ pub struct Setting {
     pub min_size: u32,
 }
 
-/// The node's setting, changed while it runs.
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            method: Method::None,
+            min_size: COMPRESSION_MIN_SIZE,
+        }
+    }
+}
+
+impl Setting {
+    /// What is done with a value of so many bytes.
+    fn of(self, size: usize) -> Method {
+        if size >= self.min_size as usize && size <= COMPRESSION_VALUE_MAX {
+            self.method
+        } else {
+            Method::None
+        }
+    }
+
+    /// Bytes of the smallest value that is packed.
+    fn least(self) -> u32 {
+        match self.method {
+            Method::None => u32::MAX,
+            _ => self.min_size,
+        }
+    }
+}
+
+/// A [`Setting`] that changes while it is read.
 #[derive(Debug, Default)]
-pub struct Compression {
+pub(super) struct LiveSetting {
     /// See [`Method::number`].
     method: AtomicU32,
     min_size: AtomicU32,
-    /// Whether an item was ever packed.
-    used: AtomicBool,
 }
 
-impl Compression {
-    pub fn setting(&self) -> Setting {
+impl LiveSetting {
+    pub fn get(&self) -> Setting {
         Setting {
             method: Method::numbered(self.method.load(Ordering::Relaxed).into()),
             min_size: self.min_size.load(Ordering::Relaxed),
         }
     }
 
-    pub fn set_method(&self, method: Method) {
-        self.method.store(method.number() as u32, Ordering::Relaxed);
+    pub fn set(&self, setting: Setting) {
+        self.method
+            .store(setting.method.number() as u32, Ordering::Relaxed);
+        self.min_size.store(setting.min_size, Ordering::Relaxed);
+    }
+}
+
+/// The setting of keys that are in no region, and what is known of all.
+#[derive(Debug, Default)]
+pub struct Compression {
+    setting: LiveSetting,
+    /// Bytes of the smallest value that some region packs.
+    regions_least: AtomicU32,
+    /// There are regions: the setting of a key is to be looked up.
+    has_regions: AtomicBool,
+    /// Whether an item was ever packed.
+    used: AtomicBool,
+}
+
+impl Compression {
+    /// Of keys that are in no region.
+    pub fn setting(&self) -> Setting {
+        self.setting.get()
     }
 
-    pub fn set_min_size(&self, bytes: u32) {
-        self.min_size.store(bytes, Ordering::Relaxed);
+    pub fn set(&self, setting: Setting) {
+        self.setting.set(setting);
+    }
+
+    pub fn set_method(&self, method: Method) {
+        self.set(Setting {
+            method,
+            ..self.setting()
+        });
+    }
+
+    pub fn set_min_size(&self, min_size: u32) {
+        self.set(Setting {
+            min_size,
+            ..self.setting()
+        });
+    }
+
+    /// Takes note of the settings of all regions there are.
+    pub(super) fn note_regions(&self, settings: impl Iterator<Item = Setting>) {
+        let least = settings.map(Setting::least).min();
+        self.regions_least
+            .store(least.unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.has_regions.store(least.is_some(), Ordering::Relaxed);
     }
 
     /// Whether an item may be packed.
@@ -153,25 +223,27 @@ pub struct Given<'a> {
 }
 
 impl Store {
-    /// What is done with the values of a key. The one place that knows.
-    fn compression_of(&self, _key: &[u8]) -> Setting {
-        self.compression.setting()
+    /// What is done with a value of so many bytes of a key. The one place that knows.
+    fn compression_of(&self, key: &[u8], size: usize) -> Method {
+        let known = &self.compression;
+        let own = known.setting();
+        if !known.has_regions.load(Ordering::Relaxed) {
+            return own.of(size);
+        }
+        let least = own.least().min(known.regions_least.load(Ordering::Relaxed));
+        if size < least as usize {
+            return Method::None;
+        }
+        self.region_compression(key).unwrap_or(own).of(size)
     }
 
     /// Packs a value that is to be stored, if that is wanted and worth it. Called before the key's slot is locked.
     pub fn pack<'a>(&self, key: &[u8], plain: &'a [u8]) -> Given<'a> {
-        let setting = self.compression_of(key);
-        let wanted = setting.method != Method::None
-            && plain.len() >= setting.min_size as usize
-            && plain.len() <= COMPRESSION_VALUE_MAX;
-        Given {
-            plain,
-            packed: if wanted {
-                pack(plain, setting.method)
-            } else {
-                None
-            },
-        }
+        let packed = match self.compression_of(key, plain.len()) {
+            Method::None => None,
+            method => pack(plain, method),
+        };
+        Given { plain, packed }
     }
 }
 

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 pub(super) use settle::DomainRegions;
 use settle::Settling;
 
+use super::compress::{LiveSetting, Setting};
 use super::evict::PolicyKind;
 use super::eviction::{Evicted, Eviction};
 use super::point::SLOTS;
@@ -76,6 +77,7 @@ pub struct RegionSpec {
     pub max_items: u64,
     pub ttl: Ttl,
     pub policy: PolicyKind,
+    pub compression: Setting,
 }
 
 /// What a region holds and has done since it came to this node.
@@ -91,6 +93,7 @@ pub struct RegionStats {
     /// This node's part of the keys it may have; 0: no limit.
     pub max_items: u64,
     pub policy: PolicyKind,
+    pub compression: Setting,
     pub hits: u64,
     pub misses: u64,
     pub evicted: Evicted,
@@ -109,6 +112,7 @@ pub(super) struct Region {
     prefix: Box<[u8]>,
     size: AtomicU64,
     pub ttl: LiveTtl,
+    compression: LiveSetting,
     pub eviction: Eviction,
     keys: AtomicI64,
     bytes: AtomicI64,
@@ -130,6 +134,7 @@ impl Region {
             prefix: spec.prefix.clone().into(),
             size: AtomicU64::default(),
             ttl: LiveTtl::default(),
+            compression: LiveSetting::default(),
             eviction: Eviction::pooled(),
             keys: AtomicI64::default(),
             bytes: AtomicI64::default(),
@@ -144,6 +149,7 @@ impl Region {
     fn configure(&self, spec: &RegionSpec) {
         self.size.store(spec.size, Ordering::Relaxed);
         self.ttl.set(spec.ttl);
+        self.compression.set(spec.compression);
         self.eviction.change(spec.policy);
         self.eviction.set_max_items(spec.max_items);
         self.stuck.store(false, Ordering::Relaxed);
@@ -200,6 +206,7 @@ impl Region {
             limit: none_is_zero(self.limit(held_slots)),
             max_items: none_is_zero(self.items_limit(held_slots)),
             policy: self.eviction.kind(),
+            compression: self.compression.get(),
             hits: sum(|r| &r.hits),
             misses: sum(|r| &r.misses),
             evicted: self.eviction.evicted(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::super::compress::Setting;
 use super::super::domain::Domain;
 use super::super::eviction::Eviction;
 use super::super::guard::Guard;
@@ -70,6 +71,8 @@ impl Store {
         *target = Arc::new(Regions::new(regions.collect(), hash.into()));
         let evicts = specs.iter().any(|s| s.policy != PolicyKind::NoEviction);
         self.regions.evicts.store(evicts, Ordering::Relaxed);
+        self.compression
+            .note_regions(specs.iter().map(|s| s.compression));
         drop(target);
         self.call_for_room();
     }
@@ -77,6 +80,12 @@ impl Store {
     /// The default expiry of keys that are in no region.
     pub fn set_default_ttl(&self, ttl: Ttl) {
         self.regions.ttl.set(ttl);
+    }
+
+    /// What is done with the values of a key by the region it is in.
+    pub(in crate::store) fn region_compression(&self, key: &[u8]) -> Option<Setting> {
+        let target = self.regions.target.lock();
+        target.find(key).map(|region| region.compression.get())
     }
 
     /// Names the list of regions that every item is counted by.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::budget::OutOfMemory;
+use super::super::compress::Method;
 use super::super::tests::Lcg;
 use super::super::{End, Guard, Point};
 use super::super::{SLOTS, SlotState, Store, StoreOptions};
@@ -27,6 +28,7 @@ fn store() -> Store {
 
 fn spec(name: &str, prefix: &str) -> RegionSpec {
     RegionSpec {
+        compression: Setting::default(),
         name: name.into(),
         prefix: prefix.into(),
         size: 0,
@@ -443,4 +445,48 @@ fn a_key_that_is_written_anew_gets_the_default_expiry() {
         });
         assert_eq!(expiry("r:told"), None);
     }
+}
+
+#[test]
+fn the_longest_prefix_says_how_a_value_is_packed() {
+    let store = store();
+    let packed = |key: &str, size: usize| {
+        let value = vec![b'x'; size];
+        store.pack(key.as_bytes(), &value).packed.is_some()
+    };
+    let with = |name: &str, prefix: &str, method, min_size| RegionSpec {
+        compression: Setting { method, min_size },
+        ..spec(name, prefix)
+    };
+    let zstd = Method::Zstd { level: 1 };
+    store.compression.set(Setting {
+        method: Method::Lz4,
+        min_size: 1_000,
+    });
+    assert!(packed("a:1", 1_000) && !packed("a:1", 999));
+    let list = [
+        with("a", "a:", zstd, 100),
+        with("plain", "a:plain:", Method::None, 100),
+        with("big", "big:", zstd, 5_000),
+    ];
+    // Settings hold at once, before the items are counted anew.
+    store.set_regions(&list, "list");
+    for (key, size, expected) in [
+        ("a:1", 100, true),
+        ("a:1", 99, false),
+        ("a:plain:1", 10_000, false),
+        ("big:1", 4_999, false),
+        ("big:1", 5_000, true),
+        ("other", 999, false),
+        ("other", 1_000, true),
+    ] {
+        assert_eq!(packed(key, size), expected, "{key} of {size}");
+    }
+    // None packs: the key is not looked up.
+    store.compression.set_method(Method::None);
+    store.set_regions(&[with("a", "a:", Method::None, 1)], "none");
+    assert!(!packed("a:1", 10_000) && !packed("other", 10_000));
+    store.set_regions(&[], "empty");
+    store.compression.set_method(Method::Lz4);
+    assert!(packed("a:1", 1_000));
 }
