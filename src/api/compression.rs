@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 /// Strings are stored compressed where that makes them an eighth shorter; clients notice nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(validation = Rule::new("!has(self.level) || self.type == 'Zstd'").message("level is of Zstd only: remove it, or set type: Zstd"))]
 #[serde(rename_all = "camelCase")]
 pub struct Compression {
