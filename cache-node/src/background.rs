@@ -16,6 +16,8 @@ const SWEEP: Duration = Duration::from_millis(25);
 /// How long compaction goes on before other work is looked at, and how long it rests when nobody needs what it gains.
 const COMPACTION: Duration = Duration::from_millis(5);
 const COMPACTION_REST: Duration = Duration::from_millis(20);
+/// How long what was flushed is freed before other work is looked at.
+const FREE: Duration = Duration::from_millis(25);
 /// Bytes evicted in one go.
 const EVICTION: u64 = 4 << 20;
 /// Beyond one part in so many of pages being room, compaction comes before eviction.
@@ -47,6 +49,7 @@ impl Background {
             pass: None,
             needed: false,
             ticked: Instant::now(),
+            frees: false,
             sampled: (Instant::now(), node.stats.commands()),
         };
         node.store.attend(true);
@@ -84,6 +87,8 @@ struct Work {
     needed: bool,
     /// When the clocks of policies went on last.
     ticked: Instant,
+    /// There is more to free.
+    frees: bool,
     /// When commands were last counted, and how many there were.
     sampled: (Instant, u64),
 }
@@ -91,6 +96,7 @@ struct Work {
 impl Work {
     fn round(&mut self) {
         let rest = match (&self.pass, self.needed) {
+            _ if self.frees => Duration::ZERO,
             (None, _) => TICK,
             (Some(_), false) => COMPACTION_REST,
             (Some(_), true) => Duration::ZERO,
@@ -104,7 +110,7 @@ impl Work {
         if !self.node.pause.is_on(&self.node) {
             store.expire(now_ms(), begin + SWEEP);
         }
-        store.free_garbage();
+        self.frees = store.free_garbage_until(Some(Instant::now() + FREE));
         store.settle_regions(begin + SWEEP);
         store.tidy_queues();
         if begin >= self.ticked + TICK {
@@ -112,7 +118,10 @@ impl Work {
             store.tick_policies(now_ms());
         }
         self.account();
-        self.evict(called);
+        // What is being freed may be room enough.
+        if !self.frees {
+            self.evict(called);
+        }
         self.compact();
         self.sample();
         self.node.heartbeat_ms.store(now_ms(), Ordering::Relaxed);

@@ -40,10 +40,15 @@ def count(server, client, verb, pipeline, batches):
         client.socket.sendall(b"".join(frame(verb, batch * pipeline + i) for i in range(pipeline)))
         if len(client.file.read(answer)) != answer:
             raise RuntimeError("the server has closed the connection")
-    control(server, f"--dump={verb}")
+    return dumped(server, verb) / (batches * pipeline)
+
+
+def dumped(server, what):
+    """Instructions since the counts were made zero."""
+    control(server, f"--dump={what}")
     newest = max(server.path().glob("callgrind.out.*"), key=lambda f: int(f.name.rpartition(".")[2]))
     totals = re.search(r"^(?:totals|summary): (\d+)", newest.read_text(), re.MULTILINE)
-    return int(totals[1]) / (batches * pipeline)
+    return int(totals[1])
 
 
 def control(server, what):

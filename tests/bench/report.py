@@ -1,6 +1,7 @@
 """Writes what was measured into docs/benchmarks.md, between its two marks, and draws docs/benchmarks.svg."""
 
 import servers
+from members import PAYLOAD
 
 PAGE = servers.ROOT / "docs/benchmarks.md"
 PICTURE = servers.ROOT / "docs/benchmarks.svg"
@@ -22,7 +23,7 @@ def write(results):
     if not mark:
         raise SystemExit(f"bench: {PAGE} has not the marks {BEGIN} and {END}")
     parts = [conditions(results)]
-    parts += [make(results[name]) for name, make in (("cpu", cpu), ("memory", memory), ("instructions", instructions), ("executor", executor)) if name in results]
+    parts += [make(results[name]) for name, make in (("cpu", cpu), ("memory", memory), ("instructions", instructions), ("collections", collections), ("executor", executor)) if name in results]
     PAGE.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after)
     if "cpu" in results:
         PICTURE.write_text(picture(results["cpu"]["rows"]))
@@ -32,7 +33,7 @@ def write(results):
 def conditions(results):
     c = results["conditions"]
     versions = ", ".join(f"{TITLES[n]} {v}" if v else f"{TITLES[n]}: not to be had here" for n, v in c["versions"].items())
-    quick = [part for part in ("cpu", "memory", "instructions", "executor") if results.get(part, {}).get("quick")]
+    quick = [part for part in ("cpu", "memory", "instructions", "collections", "executor") if results.get(part, {}).get("quick")]
     short = f" Short runs (`QUICK=1`): {', '.join(quick)}." if quick else ""
     return f"{versions}. {c['cores']} cores, Linux {c['kernel']}.{short}\n"
 
@@ -80,6 +81,21 @@ def instructions(part):
     loads = list(next(iter(part["rows"].values())))
     rows = [[TITLES[name], *(f"{row[load]:,.0f}" for load in loads)] for name, row in part["rows"].items()]
     return "### Instructions a request\n\nCounted by callgrind in user space, the whole process.\n\n" + table(["", *loads], rows)
+
+
+def collections(part):
+    names = [name for name in TITLES if name in part["bytes"][0]]
+    head = [TITLES[name] for name in names] + ["ours / Redis"]
+
+    def cells(row, value, form):
+        return [form.format(value(row[name])) for name in names] + [f"{value(row['cache-node']) / value(row['redis']):.2f}"]
+
+    held = table(["", "members", "payload", *head], [[row["kind"], f"{row['members']:,}", str(PAYLOAD[row["kind"]]), *cells(row, float, "{:.1f}")] for row in part["bytes"]])
+    spent = table(["", *head], [[row["what"], *cells(row, total, "{:.2f}")] for row in part["seconds"]])
+    counted = table(["", *head], [[row["what"], *cells(row, float, "{:,.0f}")] for row in part["instructions"]])
+    return ("### Collections: bytes a member\n\nResident memory, all of it, divided by the members: a million of 14 bytes, alone or with a value or score of 8, in collections of so many each.\n\n" + held
+            + "\n### Collections: processor seconds per million commands\n\nUser and system time of commands on collections of a million members, each for another member, P16.\n\n" + spent
+            + "\n### Collections: instructions a command\n\nThe same in user space, counted by callgrind, P16 on one connection.\n\n" + counted)
 
 
 def executor(part):

@@ -149,7 +149,8 @@ fn memory(node: &Node, _: u64, f: &mut Fields) {
     f.add("decompressed_values", packed.unpacked);
     f.add("decompressed_bytes", packed.unpacked_bytes);
     f.add("decompression_us", packed.unpack_ns / 1000);
-    f.add("lazyfree_pending_objects", store.garbage);
+    f.add("lazyfree_pending_objects", store.freeing);
+    f.add("lazyfreed_objects", store.freed);
     f.add("maxmemory", store.max_bytes);
     f.add("maxmemory_human", human(store.max_bytes));
     f.add("maxmemory_policy", node.store.policy().name());

@@ -93,7 +93,7 @@ impl Store {
         self.budget.ring();
     }
 
-    /// Asked when memory is full: whether compaction may yet gain some. Then it is called, and the caller's client is to be woken when
+    /// Asked when memory is full: whether compaction, or what is being freed, may yet gain some. Then it is called, and the caller's client is to be woken when
     /// [`Store::somebody_waits`] says so.
     pub fn room_is_coming(&self) -> bool {
         /// A pass that gains less does not help for long.
@@ -104,8 +104,9 @@ impl Store {
         let evicts = self.may_evict()
             && self.expires_locally()
             && !self.room.nothing_to_evict.load(Ordering::Acquire);
+        let frees = self.garbage.counts().0 > 0;
         let in_vain = self.room.in_vain.load(Ordering::Acquire);
-        if !evicts && in_vain != 0 && self.pages.live_bytes() + WORTH > in_vain {
+        if !evicts && !frees && in_vain != 0 && self.pages.live_bytes() + WORTH > in_vain {
             return false;
         }
         self.room.waiting.store(true, Ordering::Release);

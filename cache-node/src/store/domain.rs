@@ -56,8 +56,6 @@ pub struct Domain {
     pub observers: u32,
     /// Flips with each snapshot: buckets of the other phase are not visited yet.
     pub phase: bool,
-    /// Items with an expiry.
-    pub expires: u32,
     /// Keys that clients wait for, each as often as they do.
     pub awaited: u32,
     /// Who watches its keys.

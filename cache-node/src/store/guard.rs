@@ -20,6 +20,7 @@ use super::domain::{Domain, SlotState, observer};
 use super::due::due_at;
 use super::effect::{ALL_SLOTS, Effects};
 use super::expire::Sweep;
+use super::garbage::Cleared;
 use super::item::{self, ItemRef, Kind, NewValue, ValueRef};
 use super::notify::class;
 use super::pages::{Pages, Ref};
@@ -41,8 +42,8 @@ pub struct Guard<'s> {
     /// Further domains, ascending.
     more: Vec<(usize, MutexGuard<'s, Domain>)>,
     effects: Option<Effects>,
-    /// Tables that were cleared: freed after the locks are released.
-    garbage: Vec<Table>,
+    /// What was cleared: freed after the locks are released.
+    garbage: Vec<Cleared>,
     /// Its changes are not logged.
     replay: bool,
     /// Whether an item is expired is another node's decision.
@@ -169,6 +170,8 @@ impl<'s> Guard<'s> {
     }
 
     pub(super) fn item(&self, at: Ref) -> ItemRef<'_> {
+        #[cfg(test)]
+        super::tests::work(1);
         // SAFETY: `at` comes from a table of a locked domain; its items change only through `&mut self`, so not while `&self` is borrowed.
         unsafe { ItemRef::new(&self.store.pages, at) }
     }
@@ -302,19 +305,15 @@ impl<'s> Guard<'s> {
         }
         self.emit_slot(slot);
         self.touched_all(slot);
-        if self.domain(slot).regions.is_some() {
-            for at in self.table(slot).refs() {
-                self.account(slot, at, -1, -(self.item(at).bytes() as i64));
-            }
-        }
         let table = std::mem::take(self.table_mut(slot));
-        let expiring = table
-            .refs()
-            .filter(|&at| self.item(at).expires_at().is_some())
-            .count() as u32;
-        self.domain_mut(slot).expires -= expiring;
-        self.store.counters.removed(table.len(), expiring as usize);
-        self.garbage.push(table);
+        let removed = (table.len(), table.expiring as usize);
+        self.store.counters.removed(removed.0, removed.1);
+        let regions = self.domain(slot).regions.as_deref().cloned();
+        self.garbage.push(Cleared {
+            slot,
+            table,
+            regions,
+        });
     }
 
     /// Puts a string in the place of the old item, if any.
@@ -385,10 +384,9 @@ impl<'s> Guard<'s> {
         let due = due_at(expires_at);
         self.table_mut(p.slot).replace(spot, new, due);
         self.store.dues.note(domain_of(p.slot), due);
-        let domain = self.domain_mut(p.slot);
-        domain.expires = domain.expires + u32::from(expires) - u32::from(had);
         self.store.counters.replaced(had, expires);
         let table = self.table_mut(p.slot);
+        table.expiring = table.expiring + u32::from(expires) - u32::from(had);
         table.item_bytes = table.item_bytes + bytes as u64 - old_bytes as u64;
         self.store.free_item(old);
     }
@@ -398,7 +396,6 @@ impl<'s> Guard<'s> {
         let expires = expires_at.is_some();
         self.is_new(p, at);
         let domain = self.domain_mut(p.slot);
-        domain.expires += u32::from(expires);
         let phase = domain.phase;
         let table = &mut domain.tables[usize::from(p.slot % SLOTS_PER_DOMAIN)];
         let added = Entry {
@@ -414,6 +411,7 @@ impl<'s> Guard<'s> {
             store.table_bytes_changed(change);
         }
         table.item_bytes += bytes as u64;
+        table.expiring += u32::from(expires);
         store.counters.added(expires);
         store.dues.note(domain_of(p.slot), added.due);
         self.eviction_at(p.slot, at).inserted(p);
@@ -448,10 +446,10 @@ impl<'s> Guard<'s> {
         let (expires, bytes) = (self.item(at).expires_at().is_some(), self.item(at).bytes());
         self.account(slot, at, -1, -(bytes as i64));
         let domain = self.domain_mut(slot);
-        domain.expires -= u32::from(expires);
         let table = &mut domain.tables[usize::from(slot % SLOTS_PER_DOMAIN)];
         table.remove_here(spot);
         table.item_bytes -= bytes as u64;
+        table.expiring -= u32::from(expires);
         store.counters.removed(1, usize::from(expires));
         store.free_item(at);
     }
@@ -547,7 +545,7 @@ impl Drop for Guard<'_> {
             SPARE.set(Some(effects));
         }
         if !self.garbage.is_empty() {
-            self.store.defer_free(std::mem::take(&mut self.garbage));
+            self.store.leave_tables(std::mem::take(&mut self.garbage));
         }
     }
 }

@@ -161,7 +161,8 @@ impl Guard<'_> {
         };
         let mut scores = Vec::new();
         let first = domain * SLOTS_PER_DOMAIN;
-        if policy.only_expiring() && self.domain(first).expires == 0 {
+        let tables = &self.domain(first).tables;
+        if policy.only_expiring() && tables.iter().all(|table| table.expiring == 0) {
             return scores;
         }
         let start = (random % u64::from(SLOTS_PER_DOMAIN)) as u16;

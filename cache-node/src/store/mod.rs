@@ -10,6 +10,7 @@ pub mod effect;
 mod evict;
 mod eviction;
 mod expire;
+mod garbage;
 mod guard;
 mod item;
 mod judge;
@@ -31,7 +32,6 @@ mod watch;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::log::Log;
 use budget::Budget;
 pub use budget::OutOfMemory;
-use collections::{Object, Packing};
+use collections::Packing;
 pub use compact::CompactionPass;
 use compact::Upkeep;
 use compress::Compression;
@@ -51,6 +51,7 @@ pub use eviction::Evicted;
 use eviction::Eviction;
 use expire::DomainDues;
 pub use expire::Expired;
+use garbage::Garbage;
 pub use guard::{End, Fault, Guard, Held};
 pub use item::{BIG_VALUE, ItemRef, Kind, ValueRef};
 use pages::Pages;
@@ -90,7 +91,6 @@ struct Counters {
     moved_bytes: AtomicU64,
     contended: AtomicU64,
     expire_lag_ms: AtomicU64,
-    garbage: AtomicU64,
 }
 
 impl Counters {
@@ -154,10 +154,11 @@ pub struct StoreStats {
     pub policy_bytes: u64,
     /// Bytes that compaction copied since the start.
     pub moved_bytes: u64,
+    /// Items of flushes, and big ones that were deleted: not freed yet, and freed since the start.
+    pub freeing: u64,
+    pub freed: u64,
     /// Locks of domains that somebody else held when they were wanted.
     pub contended_locks: u64,
-    /// Tables and big collections that wait for the background to free them.
-    pub garbage: u64,
 }
 
 /// The items of a node.
@@ -185,9 +186,7 @@ pub struct Store {
     /// Classes of keyspace notifications that are wanted, and who takes them.
     notify_classes: AtomicU32,
     event_sink: OnceLock<EventSink>,
-    reaper: mpsc::Sender<Garbage>,
-    /// The other end, emptied by whoever frees.
-    garbage: parking_lot::Mutex<mpsc::Receiver<Garbage>>,
+    garbage: Garbage,
     room: Upkeep,
 }
 
@@ -203,16 +202,9 @@ fn domains_of(slots: &[u16]) -> Vec<usize> {
 /// Takes the classes that are wanted, the name of an event, and its key. Called under the key's lock.
 pub type EventSink = Box<dyn Fn(u32, &str, &[u8]) + Send + Sync>;
 
-/// What a background thread frees.
-enum Garbage {
-    Tables(Vec<Table>),
-    Object(Box<Object>),
-}
-
 impl Store {
     pub fn new(options: StoreOptions, log: Arc<Log>) -> io::Result<Self> {
         let budget = Arc::new(Budget::new(options.max_memory));
-        let (reaper, garbage) = mpsc::channel();
         Ok(Self {
             domains: (0..DOMAINS).map(|_| Locked::default()).collect(),
             pages: Self::reserve_pages(&budget)?,
@@ -234,8 +226,7 @@ impl Store {
             tracking: Tracking::default(),
             notify_classes: AtomicU32::new(0),
             event_sink: OnceLock::new(),
-            reaper,
-            garbage: parking_lot::Mutex::new(garbage),
+            garbage: Garbage::default(),
             room: Upkeep::default(),
         })
     }
@@ -361,7 +352,10 @@ impl Store {
 
     pub fn stats(&self) -> StoreStats {
         let positive = |n: &AtomicI64| n.load(Ordering::Relaxed).max(0) as u64;
+        let (freeing, freed) = self.garbage.counts();
         StoreStats {
+            freeing,
+            freed,
             keys: positive(&self.counters.keys),
             expires: positive(&self.counters.expires),
             bytes: self.budget.used() + self.budget.other(),
@@ -374,7 +368,6 @@ impl Store {
             moved_bytes: self.counters.moved_bytes.load(Ordering::Relaxed),
             contended_locks: self.counters.contended.load(Ordering::Relaxed),
             expire_lag_ms: self.counters.expire_lag_ms.load(Ordering::Relaxed),
-            garbage: self.counters.garbage.load(Ordering::Relaxed),
             evicted: self.eviction.evicted().items,
             evicted_bytes: self.eviction.evicted().bytes,
             policy_bytes: self.eviction.policy_bytes() + self.regions.policy_bytes(),
@@ -409,43 +402,6 @@ impl Store {
         }
     }
 
-    /// Frees what flushes left behind. Gives how many items were freed. Called by a background thread.
-    pub fn free_garbage(&self) -> usize {
-        let mut freed = 0;
-        let garbage = self.garbage.lock();
-        while let Ok(garbage) = garbage.try_recv() {
-            let tables = match garbage {
-                Garbage::Tables(tables) => tables,
-                Garbage::Object(object) => {
-                    drop(object);
-                    freed += 1;
-                    Vec::new()
-                }
-            };
-            for mut table in tables {
-                freed += table.len();
-                for at in table.refs() {
-                    self.free_item(at);
-                }
-                self.table_bytes_changed(-(table.bytes() as isize));
-                table.free(&self.pages);
-            }
-            self.counters.garbage.fetch_sub(1, Ordering::Relaxed);
-        }
-        while self.spans.purge() {}
-        freed
-    }
-
-    fn defer_free(&self, tables: Vec<Table>) {
-        self.discard(Garbage::Tables(tables));
-    }
-
-    fn discard(&self, garbage: Garbage) {
-        self.counters.garbage.fetch_add(1, Ordering::Relaxed);
-        // The receiver lives as long as the store.
-        let _ = self.reaper.send(garbage);
-    }
-
     /// # Safety
     /// `at` is a live item whose domain is locked.
     unsafe fn entry(&self, at: Ref) -> Entry {
@@ -455,20 +411,6 @@ impl Store {
             hash: point::hash_of(item.key(), self.seed),
             due: due::due_at(item.expires_at()),
             at,
-        }
-    }
-
-    fn free_item(&self, at: Ref) {
-        // SAFETY: callers hold the only reference: it was just taken out of its table, under that table's lock.
-        unsafe {
-            let object = ItemRef::new(&self.pages, at).object();
-            if object.is_some_and(Object::is_long_to_drop)
-                && let Some(object) = item::take_object(&self.pages, at)
-            {
-                self.discard(Garbage::Object(object));
-            }
-            item::drop_body(&self.pages, at);
-            self.pages.free(at);
         }
     }
 

@@ -12,9 +12,11 @@ use super::segment::{BUCKETS_MAX, ENTRIES, Entry, Place, Segment};
 pub struct Table {
     segments: Vec<Segment>,
     /// Segment of each prefix of `bits` bits; empty while there is at most one segment.
-    directory: Vec<u32>,
+    directory: Box<[u32]>,
     bits: u8,
     len: u32,
+    /// Its items with an expiry; whoever changes them counts.
+    pub expiring: u32,
     /// Bytes of its items.
     pub item_bytes: u64,
 }
@@ -39,7 +41,7 @@ impl Table {
     pub fn bytes(&self) -> usize {
         self.segments.iter().map(Segment::bytes).sum::<usize>()
             + self.segments.capacity() * size_of::<Segment>()
-            + self.directory.capacity() * 4
+            + self.directory.len() * 4
     }
 
     fn segment_index(&self, pos: u64) -> usize {
@@ -133,6 +135,11 @@ impl Table {
             return segment.bytes() as isize - before;
         }
         0
+    }
+
+    /// Takes a segment out of a table that is being freed, of which nothing else may be asked any more.
+    pub fn pop_segment(&mut self) -> Option<Segment> {
+        self.segments.pop()
     }
 
     /// Gives its memory back. What it referred to is the caller's to free, before.
@@ -235,7 +242,7 @@ impl Table {
 
     fn double_directory(&mut self) {
         self.directory = if self.bits == 0 {
-            vec![0, 0]
+            Box::new([0, 0])
         } else {
             self.directory.iter().flat_map(|&s| [s, s]).collect()
         };

@@ -32,6 +32,22 @@ impl Lcg {
     }
 }
 
+thread_local! {
+    static WORK: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// Counts steps of this thread: items looked at under a lock, nodes of big collections freed.
+pub(crate) fn work(steps: usize) {
+    WORK.set(WORK.get() + steps);
+}
+
+/// The steps that something takes.
+pub(crate) fn work_of<T>(f: impl FnOnce() -> T) -> (usize, T) {
+    let before = WORK.get();
+    let done = f();
+    (WORK.get() - before, done)
+}
+
 type Model = BTreeMap<Vec<u8>, (Vec<u8>, Option<u64>)>;
 
 fn value(random: &mut Lcg) -> Vec<u8> {

@@ -39,6 +39,8 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
+        #[cfg(test)]
+        super::super::tests::work(1);
         self.budget.give(self.bytes);
     }
 }

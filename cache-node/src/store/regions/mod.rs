@@ -341,4 +341,4 @@ impl Current {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

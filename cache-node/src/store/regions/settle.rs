@@ -9,6 +9,7 @@ use super::super::compress::Setting;
 use super::super::domain::Domain;
 use super::super::eviction::Eviction;
 use super::super::guard::Guard;
+use super::super::item::ItemRef;
 use super::super::pages::Ref;
 use super::super::point::{DOMAINS, Point, SLOTS_PER_DOMAIN, domain_of, hash_of};
 use super::super::steps::Step;
@@ -19,14 +20,14 @@ use super::{Region, RegionSpec, RegionStats, Regions, Ttl};
 const BUCKETS: usize = 32;
 
 /// The regions of a domain. A domain without any has none of this.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DomainRegions {
     now: Arc<Regions>,
     before: Option<Before>,
 }
 
 /// While items are counted anew.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Before {
     regions: Arc<Regions>,
     /// What is before this is done: a slot of the domain and a position in it.
@@ -41,6 +42,13 @@ impl DomainRegions {
                 before.regions.find(key)
             }
             _ => self.now.find(key),
+        }
+    }
+
+    /// An item of a slot, which these regions were to count when it was cleared, is freed.
+    pub fn forget(&self, slot: u16, item: ItemRef<'_>, seed: u64) {
+        if let Some(region) = self.of(slot, || hash_of(item.key(), seed) >> 16, item.key()) {
+            region.add(-1, -(item.bytes() as i64));
         }
     }
 }
