@@ -178,7 +178,9 @@ pub const SCRIPT_BUSY_MS: u64 = 5_000;
 pub const SCRIPT_TIME_MAX: Duration = Duration::from_secs(20);
 /// Instructions of Lua between two looks at the time.
 pub const SCRIPT_HOOK_INSTRUCTIONS: u32 = 100_000;
-/// Tables within tables that a script returns, packs or unpacks: each takes stack.
+/// Stack of a thread that executes commands, of which memory is what was ever used.
+pub const STACK_BYTES: usize = 8 * 1024 * 1024;
+/// Tables within tables that a script returns, packs or unpacks: each takes stack, and where little is left fewer are taken.
 pub const SCRIPT_DEPTH_MAX: usize = 1_000;
 /// Values that a script unpacks at once: each takes a place on Lua's stack.
 pub const SCRIPT_RESULTS_MAX: usize = 4_000;

@@ -82,9 +82,13 @@ pub fn with_value<R>(
     Ok(f(Some(&packed.unpack())))
 }
 
-fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    let key = args.at(1);
-    let (mut guard, p) = context.read(key)?;
+/// Replies with a key's string, and counts that it was read. Whether it is there; and what is to be unpacked into the reply without the lock.
+fn reply_string(
+    context: &mut Context<'_>,
+    guard: &mut Guard<'_>,
+    p: Point,
+    key: &[u8],
+) -> Result<(bool, Option<Kept>), Stop> {
     let found = guard.string(p, key, context.now_ms)?;
     let is_there = found.is_some();
     let mut packed = None;
@@ -92,7 +96,14 @@ fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         Some(item) => packed = reply_value(&mut context.reply, item.value()),
         None => context.reply.null(),
     }
-    context.count_read(&guard, p, key, is_there);
+    context.count_read(guard, p, key, is_there);
+    Ok((is_there, packed))
+}
+
+fn get(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    let key = args.at(1);
+    let (mut guard, p) = context.read(key)?;
+    let (_, packed) = reply_string(context, &mut guard, p, key)?;
     drop(guard);
     reply_packed(&mut context.reply, packed);
     Ok(())
@@ -148,14 +159,7 @@ impl Found {
 fn getdel(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let key = args.at(1);
     let (mut guard, p) = context.write(key)?;
-    let found = guard.string(p, key, context.now_ms)?;
-    let is_there = found.is_some();
-    let mut packed = None;
-    match found {
-        Some(item) => packed = reply_value(&mut context.reply, item.value()),
-        None => context.reply.null(),
-    }
-    context.count_read(&guard, p, key, is_there);
+    let (is_there, packed) = reply_string(context, &mut guard, p, key)?;
     if is_there {
         guard.remove(p, key, context.now_ms);
         drop(guard);

@@ -57,6 +57,7 @@ impl Server {
             threads.push(
                 std::thread::Builder::new()
                     .name(name)
+                    .stack_size(crate::limits::STACK_BYTES)
                     .spawn(move || thread.run())?,
             );
         }

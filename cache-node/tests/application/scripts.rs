@@ -1,12 +1,9 @@
 //! Lua scripts beside those of a real redis-server 7.0, in both versions of the protocol; what they hold, and how they are ended.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::cluster::Member;
 use super::generate::Random;
 use super::redis::Redis;
-use super::wire::{Client, Reply, TestNode, wait_for};
+use super::wire::{Client, EqualReaders, Reply, TestNode, wait_for};
 
 const RANDOM_SCRIPTS: usize = 1_500;
 
@@ -426,20 +423,7 @@ fn scripts_are_one_to_all_threads() {
         .client()
         .ask_words(&[b"SCRIPT", b"LOAD", load.as_bytes()])
         .text();
-    let stop = Arc::new(AtomicBool::new(false));
-    let reader = {
-        let stop = stop.clone();
-        std::thread::spawn(move || {
-            let mut client = Client::connect(address);
-            let mut seen = 0;
-            while !stop.load(Ordering::Relaxed) || seen == 0 {
-                let reply = client.ask("MGET x y z");
-                let values: Vec<String> = reply.items().iter().map(Reply::text).collect();
-                assert!(values.iter().all(|v| *v == values[0]), "{values:?}");
-                seen += 1;
-            }
-        })
-    };
+    let readers = EqualReaders::start(address, 1, "MGET x y z");
     let writers: Vec<_> = (0..3)
         .map(|_| {
             let sha = sha.clone();
@@ -453,8 +437,7 @@ fn scripts_are_one_to_all_threads() {
         })
         .collect();
     writers.into_iter().for_each(|w| w.join().unwrap());
-    stop.store(true, Ordering::Relaxed);
-    reader.join().unwrap();
+    readers.stop();
     assert_eq!(node.client().ask("GET x").text(), (3 * ROUNDS).to_string());
 }
 

@@ -1,14 +1,11 @@
 //! `MULTI`, `EXEC`, `WATCH` over several connections, step by step beside a real redis-server; and what a cluster's member does with them.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use cache_node::store::SlotState;
 
 use super::cluster::Member;
 use super::generate::Random;
 use super::redis::Redis;
-use super::wire::{Client, Reply, TestNode};
+use super::wire::{Client, EqualReaders, Reply, TestNode};
 
 /// Connections to each server.
 const CLIENTS: usize = 3;
@@ -668,22 +665,7 @@ fn transactions_are_one_to_all_threads() {
     const ROUNDS: usize = 400;
     let node = TestNode::with(|config| config.threads = Some(4));
     let address = node.address;
-    let stop = Arc::new(AtomicBool::new(false));
-    let readers: Vec<_> = (0..2)
-        .map(|_| {
-            let stop = stop.clone();
-            std::thread::spawn(move || {
-                let mut client = Client::connect(address);
-                let mut seen = 0;
-                while !stop.load(Ordering::Relaxed) || seen == 0 {
-                    let reply = client.ask("MGET x y z");
-                    let values: Vec<String> = reply.items().iter().map(Reply::text).collect();
-                    assert!(values.iter().all(|v| *v == values[0]), "{values:?}");
-                    seen += 1;
-                }
-            })
-        })
-        .collect();
+    let readers = EqualReaders::start(address, 2, "MGET x y z");
     let writers: Vec<_> = (0..3)
         .map(|_| {
             std::thread::spawn(move || {
@@ -706,8 +688,7 @@ fn transactions_are_one_to_all_threads() {
         })
         .collect();
     writers.into_iter().for_each(|w| w.join().unwrap());
-    stop.store(true, Ordering::Relaxed);
-    readers.into_iter().for_each(|r| r.join().unwrap());
+    readers.stop();
     let mut client = node.client();
     assert_eq!(client.ask("GET counter").text(), (3 * ROUNDS).to_string());
 }

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use cache_node::config::Config;
@@ -217,5 +219,40 @@ impl Drop for Child {
         // It may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Connections that ask for several keys over and over, which must be equal each time.
+pub struct EqualReaders {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl EqualReaders {
+    pub fn start(address: SocketAddr, connections: usize, question: &'static str) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = |_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                let mut seen = 0;
+                while !stop.load(Ordering::Relaxed) || seen == 0 {
+                    let reply = client.ask(question);
+                    let values: Vec<String> = reply.items().iter().map(Reply::text).collect();
+                    assert!(values.iter().all(|v| *v == values[0]), "{values:?}");
+                    seen += 1;
+                }
+            })
+        };
+        Self {
+            threads: (0..connections).map(reader).collect(),
+            stop,
+        }
+    }
+
+    /// Each has read at least once.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|t| t.join().unwrap());
     }
 }

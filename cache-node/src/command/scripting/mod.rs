@@ -13,6 +13,7 @@ mod raise;
 mod random;
 mod redis_table;
 pub mod running;
+mod stack;
 mod structs;
 mod to_lua;
 mod to_reply;

@@ -155,7 +155,7 @@ impl Unpacker<'_> {
     }
 
     fn value(&mut self, depth: usize) -> Result<Value, Oops> {
-        if depth > crate::limits::SCRIPT_DEPTH_MAX {
+        if depth > crate::limits::SCRIPT_DEPTH_MAX || super::stack::is_spent() {
             return Err("Too many nested data structures in input.".into());
         }
         let mark = self.take(1)?[0];

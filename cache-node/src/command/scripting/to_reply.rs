@@ -3,6 +3,7 @@
 use mlua::{Table, Value};
 
 use super::numbers::{general, truncated};
+use super::stack;
 use crate::limits::SCRIPT_DEPTH_MAX;
 use crate::protocol::Reply;
 
@@ -12,7 +13,7 @@ pub fn to_reply(reply: &mut Reply<'_>, value: &Value, resp3: bool) -> mlua::Resu
 }
 
 fn write(reply: &mut Reply<'_>, value: &Value, resp3: bool, depth: usize) -> mlua::Result<()> {
-    if depth == SCRIPT_DEPTH_MAX {
+    if depth == SCRIPT_DEPTH_MAX || stack::is_spent() {
         reply.error("ERR reached lua stack limit");
         return Ok(());
     }

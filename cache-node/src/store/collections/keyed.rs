@@ -17,19 +17,37 @@ pub struct Keyed {
     seed: u64,
 }
 
-/// The leading part of a key's entry.
-fn head(key: &[u8], seed: u64, payload: usize) -> Vec<u8> {
-    let hash = (xxh3_64_with_seed(key, seed) >> 32) as u32;
-    let mut entry = Vec::with_capacity(4 + 5 + key.len() + payload);
-    entry.extend_from_slice(&hash.to_be_bytes());
-    let mut length = key.len();
+/// Entries up to here are put together on the stack.
+const SHORT: usize = 192;
+
+fn hash(key: &[u8], seed: u64) -> u32 {
+    (xxh3_64_with_seed(key, seed) >> 32) as u32
+}
+
+/// Puts together a key's entry, and tells how long its leading part is, which is the key's.
+fn with_entry<R>(key: &[u8], seed: u64, payload: &[u8], f: impl FnOnce(&[u8], usize) -> R) -> R {
+    let mut short = [0; SHORT];
+    let mut long = Vec::new();
+    let most = 4 + 5 + key.len() + payload.len();
+    let entry = match most > SHORT {
+        true => {
+            long.resize(most, 0);
+            &mut long[..]
+        }
+        false => &mut short[..],
+    };
+    entry[..4].copy_from_slice(&hash(key, seed).to_be_bytes());
+    let (mut length, mut at) = (key.len(), 4);
     while length >= 0x80 {
-        entry.push(length as u8 | 0x80);
-        length >>= 7;
+        entry[at] = length as u8 | 0x80;
+        (length, at) = (length >> 7, at + 1);
     }
-    entry.push(length as u8);
-    entry.extend_from_slice(key);
-    entry
+    entry[at] = length as u8;
+    let head = at + 1 + key.len();
+    entry[at + 1..head].copy_from_slice(key);
+    let end = head + payload.len();
+    entry[head..end].copy_from_slice(payload);
+    f(&entry[..end], head)
 }
 
 /// The key and the payload of an entry.
@@ -65,39 +83,77 @@ impl Keyed {
         self.tree.bytes()
     }
 
-    /// Where the key is, or where it belongs.
-    fn find(&self, head: &[u8]) -> Result<usize, usize> {
-        let at = self.tree.lower_bound(head);
-        match self.tree.get(at) {
-            Some(entry) if entry.starts_with(head) => Ok(at),
-            _ => Err(at),
-        }
+    /// Where a key is, or where it belongs, by the leading part of its entry.
+    fn find(&self, head: &[u8]) -> (usize, Option<&[u8]>) {
+        let (at, entry) = self.tree.find_even(head);
+        let entry = entry.or_else(|| self.tree.get(at));
+        (at, entry.filter(|entry| entry.starts_with(head)))
     }
 
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        let head = head(key, self.seed, 0);
-        let at = self.tree.lower_bound(&head);
-        self.tree.get(at)?.strip_prefix(&head[..])
+        let found = |head: &[u8], length| {
+            let entry = match self.tree.get_even(head) {
+                Some(entry) => entry,
+                // It may begin the next leaf.
+                None => self.find(head).1?,
+            };
+            entry.starts_with(head).then(|| &entry[length..])
+        };
+        with_entry(key, self.seed, b"", found)
     }
 
     /// Sets a key's payload. Whether the key is new.
     pub fn put(&mut self, key: &[u8], payload: &[u8]) -> bool {
-        let mut entry = head(key, self.seed, payload.len());
-        let found = self.find(&entry);
-        entry.extend_from_slice(payload);
-        match found {
-            Ok(at) => self.tree.replace(at, &entry),
-            Err(at) => self.tree.insert(at, &entry),
-        }
-        found.is_err()
+        with_entry(key, self.seed, payload, |entry, head| {
+            let (at, found) = self.find(&entry[..head]);
+            match found.is_some() {
+                true => {
+                    self.tree.replace(at, entry);
+                    false
+                }
+                false => {
+                    self.tree.insert(at, entry);
+                    true
+                }
+            }
+        })
+    }
+
+    /// Adds a key without a payload. Whether it is new.
+    pub fn add(&mut self, key: &[u8]) -> bool {
+        with_entry(key, self.seed, b"", |entry, _| {
+            let (at, found) = self.find(entry);
+            let new = found.is_none();
+            if new {
+                self.tree.insert(at, entry);
+            }
+            new
+        })
     }
 
     pub fn remove(&mut self, key: &[u8]) -> bool {
-        let found = self.find(&head(key, self.seed, 0));
-        if let Ok(at) = found {
-            self.tree.remove(at);
-        }
-        found.is_ok()
+        with_entry(key, self.seed, b"", |head, _| {
+            let (at, found) = self.find(head);
+            let there = found.is_some();
+            if there {
+                self.tree.remove(at);
+            }
+            there
+        })
+    }
+
+    /// By which a key is found with [`Keyed::of_hash`].
+    pub fn hash(&self, key: &[u8]) -> u32 {
+        hash(key, self.seed)
+    }
+
+    /// The keys of a hash, and their payloads: most often one.
+    pub fn of_hash(&self, hash: u32) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let (from, _) = self.tree.find_even(&hash.to_be_bytes());
+        let entries = self.tree.iter_from(from);
+        entries
+            .take_while(move |entry| hash_of(entry) == hash)
+            .map(parts)
     }
 
     /// The key and payload at an index in the order of hashes.
@@ -119,7 +175,7 @@ impl Keyed {
         let Ok(cursor) = u32::try_from(cursor) else {
             return 0;
         };
-        let from = self.tree.lower_bound(&cursor.to_be_bytes());
+        let (from, _) = self.tree.find_even(&cursor.to_be_bytes());
         let mut last = None;
         for (seen, entry) in self.tree.iter_from(from).enumerate() {
             let hash = hash_of(entry);

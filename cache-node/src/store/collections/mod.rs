@@ -4,6 +4,7 @@
 pub mod copy;
 pub mod hash;
 mod keyed;
+mod leaf;
 pub mod list;
 mod packed;
 pub mod set;

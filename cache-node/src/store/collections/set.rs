@@ -121,14 +121,13 @@ pub fn add(set: &mut Owned, member: &[u8], tools: &Tools<'_>) -> bool {
         }
         let mut keyed = Keyed::new(tools.budget, tools.seed);
         for member in &all {
-            keyed.put(member, b"");
+            keyed.add(member);
         }
         *set = Owned::Big(Box::new(Object::Set(keyed)));
     }
     match set {
         Owned::Big(object) => match &mut **object {
-            // There or not, its entry is the same.
-            Object::Set(keyed) => keyed.get(member).is_none() && keyed.put(member, b""),
+            Object::Set(keyed) => keyed.add(member),
             _ => false,
         },
         Owned::Packed(_) => false,

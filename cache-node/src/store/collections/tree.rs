@@ -7,9 +7,8 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::super::budget::Budget;
+use super::leaf::{LEAF_BYTES, Leaf};
 
-/// Bytes of a leaf's entries, and what finds them, beyond which it is split; an entry that is larger is alone in its leaf.
-const LEAF_BYTES: usize = 4096;
 /// Children of a branch at most.
 const FANOUT: usize = 48;
 /// What an allocation and its reference counts take beside its bytes, about.
@@ -45,130 +44,12 @@ impl Drop for Charge {
     }
 }
 
-#[derive(Debug, Clone, Default)]
-struct Leaf {
-    data: Vec<u8>,
-    /// Where each entry ends in `data`.
-    ends: Vec<u32>,
-}
-
-impl Leaf {
-    fn get(&self, i: usize) -> &[u8] {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
-        &self.data[start..self.ends[i] as usize]
-    }
-
-    fn size(&self) -> usize {
-        self.data.len() + 4 * self.ends.len()
-    }
-
-    /// Room for more, growing by an eighth: leaves are many, so doubling would waste much.
-    fn reserve(&mut self, bytes: usize, entries: usize) {
-        let wanted = self.data.len() + bytes;
-        if wanted > self.data.capacity() {
-            self.data.reserve_exact(bytes.max(self.data.len() / 8));
-        }
-        let wanted = self.ends.len() + entries;
-        if wanted > self.ends.capacity() {
-            self.ends.reserve_exact(entries.max(self.ends.len() / 8));
-        }
-    }
-
-    fn insert(&mut self, i: usize, entry: &[u8]) {
-        self.reserve(entry.len(), 1);
-        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
-        self.data.splice(start..start, entry.iter().copied());
-        self.ends.insert(i, start as u32);
-        self.shift(i, entry.len() as i64);
-    }
-
-    fn replace(&mut self, i: usize, entry: &[u8]) {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
-        let end = self.ends[i] as usize;
-        if entry.len() == end - start {
-            self.data[start..end].copy_from_slice(entry);
-            return;
-        }
-        self.reserve(entry.len().saturating_sub(end - start), 0);
-        self.data.splice(start..end, entry.iter().copied());
-        self.shift(i, entry.len() as i64 - (end - start) as i64);
-        self.release();
-    }
-
-    /// Moves all ends from `i` on.
-    fn shift(&mut self, i: usize, by: i64) {
-        for end in &mut self.ends[i..] {
-            *end = (i64::from(*end) + by) as u32;
-        }
-    }
-
-    fn remove(&mut self, from: usize, to: usize) {
-        let start = if from == 0 {
-            0
-        } else {
-            self.ends[from - 1] as usize
-        };
-        let end = self.ends[to - 1] as usize;
-        self.data.drain(start..end);
-        self.ends.drain(from..to);
-        self.shift(from, -((end - start) as i64));
-        self.release();
-    }
-
-    /// Gives memory back once much of it is unused.
-    fn release(&mut self) {
-        if self.data.capacity() > 64 && self.data.len() < self.data.capacity() / 2 {
-            self.data.shrink_to(self.data.len() + self.data.len() / 8);
-        }
-        if self.ends.capacity() > 16 && self.ends.len() < self.ends.capacity() / 2 {
-            self.ends.shrink_to(self.ends.len() + self.ends.len() / 8);
-        }
-    }
-
-    fn split(&mut self, at: usize) -> Self {
-        let start = self.ends[at - 1] as usize;
-        let mut right = Self::default();
-        right.data.extend_from_slice(&self.data[start..]);
-        right
-            .ends
-            .extend(self.ends[at..].iter().map(|end| end - start as u32));
-        self.data.truncate(start);
-        self.ends.truncate(at);
-        self.release();
-        right
-    }
-
-    /// Where to split after a change at `i`: behind or before it when entries come in order, else in the middle.
-    fn split_point(&self, i: usize) -> usize {
-        let last = self.ends.len() - 1;
-        if i == last {
-            return last;
-        }
-        if i == 0 {
-            return 1;
-        }
-        let half = self.size() / 2;
-        let before = |(i, end): (usize, &u32)| *end as usize + 4 * i < half;
-        let small = self
-            .ends
-            .iter()
-            .enumerate()
-            .take_while(|&e| before(e))
-            .count();
-        small.clamp(1, last)
-    }
-
-    fn append(&mut self, right: &Self) {
-        self.reserve(right.data.len(), right.ends.len());
-        let offset = self.data.len() as u32;
-        self.data.extend_from_slice(&right.data);
-        self.ends.extend(right.ends.iter().map(|end| end + offset));
-    }
-}
-
+/// What is below a branch, as far as it is to be known without going there.
 #[derive(Debug, Clone)]
 struct Child {
     node: Arc<Node>,
+    /// The [`lead`] of its first entry.
+    low: u64,
     /// Entries below.
     len: usize,
     /// Bytes of it and all below.
@@ -177,13 +58,29 @@ struct Child {
 
 impl Child {
     fn new(node: Arc<Node>) -> Self {
-        let (len, bytes) = (node.len(), node.bytes());
-        Self { node, len, bytes }
+        let (low, len, bytes) = (node.low(), node.len(), node.bytes());
+        Self {
+            node,
+            low,
+            len,
+            bytes,
+        }
     }
 
     fn refresh(&mut self) {
-        self.len = self.node.len();
-        self.bytes = self.node.bytes();
+        (self.low, self.len, self.bytes) = (self.node.low(), self.node.len(), self.node.bytes());
+    }
+}
+
+/// The first eight bytes, zeroes behind a shorter one: where those of two entries differ, they are in the same order.
+fn lead(entry: &[u8]) -> u64 {
+    match entry.first_chunk() {
+        Some(bytes) => u64::from_be_bytes(*bytes),
+        None => {
+            let mut bytes = [0; 8];
+            bytes[..entry.len()].copy_from_slice(entry);
+            u64::from_be_bytes(bytes)
+        }
     }
 }
 
@@ -218,7 +115,7 @@ impl Node {
 
     fn len(&self) -> usize {
         match &self.body {
-            Body::Leaf(leaf) => leaf.ends.len(),
+            Body::Leaf(leaf) => leaf.len(),
             Body::Branch(children) => children.iter().map(|c| c.len).sum(),
         }
     }
@@ -235,7 +132,7 @@ impl Node {
     /// Counts what it holds by itself.
     fn settle(&mut self) {
         let held = match &self.body {
-            Body::Leaf(leaf) => leaf.data.capacity() + leaf.ends.capacity() * 4 + 2 * ALLOCATION,
+            Body::Leaf(leaf) => leaf.held(),
             Body::Branch(children) => children.capacity() * size_of::<Child>() + ALLOCATION,
         };
         self.charge.set(held + size_of::<Self>() + ALLOCATION);
@@ -245,9 +142,18 @@ impl Node {
         let mut node = self;
         loop {
             match &node.body {
-                Body::Leaf(leaf) => return (!leaf.ends.is_empty()).then(|| leaf.get(0)),
+                Body::Leaf(leaf) => return (!leaf.is_empty()).then(|| leaf.get(0)),
                 Body::Branch(children) => node = &children.first()?.node,
             }
+        }
+    }
+
+    /// The [`lead`] of the first entry.
+    fn low(&self) -> u64 {
+        match &self.body {
+            Body::Leaf(leaf) if leaf.is_empty() => 0,
+            Body::Leaf(leaf) => lead(leaf.get(0)),
+            Body::Branch(children) => children.first().map_or(0, |c| c.low),
         }
     }
 
@@ -275,61 +181,101 @@ enum Change<'e> {
     Replace(&'e [u8]),
 }
 
-/// Splits a leaf that was changed at `i` until all fit. Gives its new right neighbours in order.
-fn split_leaf(leaf: &mut Leaf, i: Option<usize>, right: &mut Vec<Leaf>) {
-    let entries = leaf.ends.len();
-    if leaf.size() <= LEAF_BYTES || entries == 1 {
-        return;
-    }
-    let mut new = leaf.split(leaf.split_point(i.unwrap_or(entries / 2)));
-    split_leaf(leaf, None, right);
-    let at = right.len();
-    split_leaf(&mut new, None, right);
-    right.insert(at, new);
+/// What a change has done to a node.
+struct Changed {
+    /// Bytes that it and all below hold more.
+    bytes: isize,
+    /// Its new right neighbours, when it was split.
+    right: Vec<Arc<Node>>,
 }
 
-/// Changes the entry at `index` of the tree below `node`. Gives new right neighbours when the node was split.
-fn change(node: &mut Arc<Node>, index: usize, what: Change<'_>) -> Vec<Arc<Node>> {
+/// Changes the entry at `index` of the tree below `node`.
+fn change(node: &mut Arc<Node>, index: usize, what: Change<'_>) -> Changed {
+    // Of the node that is known above: a copy of it may hold less.
+    let before = node.charge.bytes;
     let node = Arc::make_mut(node);
-    let budget = node.charge.budget.clone();
+    let mut bytes = 0;
     let right: Vec<Body> = match &mut node.body {
         Body::Leaf(leaf) => {
-            match what {
+            let right = match what {
                 Change::Insert(entry) => leaf.insert(index, entry),
                 Change::Replace(entry) => leaf.replace(index, entry),
-            }
-            let mut right = Vec::new();
-            split_leaf(leaf, Some(index), &mut right);
+            };
             right.into_iter().map(Body::Leaf).collect()
         }
         Body::Branch(children) => {
-            let inserts = matches!(what, Change::Insert(_));
-            let (i, within) = child_of(children, index, inserts);
-            let split = change(&mut children[i].node, within, what);
-            children[i].refresh();
-            let parts = split.len();
-            for (offset, right) in split.into_iter().enumerate() {
-                if children.len() == children.capacity() {
-                    children.reserve_exact(children.len() / 8 + 1);
-                }
-                children.insert(i + 1 + offset, Child::new(right));
-            }
-            let mut right = Vec::new();
-            if children.len() > FANOUT {
-                let at = match i {
-                    i if parts == 1 && i + 2 == children.len() => children.len() - 1,
-                    0 if parts == 1 => 1,
-                    _ => children.len() / 2,
-                };
-                right.push(Body::Branch(children.split_off(at)));
-                children.shrink_to_fit();
-            }
-            right
+            let parts;
+            let i;
+            (i, parts, bytes) = change_child(children, index, what);
+            split_branch(children, i, parts, &mut bytes)
         }
     };
     node.settle();
+    let budget = &node.charge.budget;
     let new = |body| Arc::new(Node::new(body, budget.clone()));
-    right.into_iter().map(new).collect()
+    Changed {
+        bytes: bytes + node.charge.bytes as isize - before as isize,
+        right: right.into_iter().map(new).collect(),
+    }
+}
+
+/// Changes an entry below one of the children. Gives its index, how many new ones came behind it, and the bytes that all of them hold more.
+fn change_child(
+    children: &mut Vec<Child>,
+    index: usize,
+    what: Change<'_>,
+) -> (usize, usize, isize) {
+    let inserts = matches!(what, Change::Insert(_));
+    let (i, within) = child_of(children, index, inserts);
+    let child = &mut children[i];
+    let changed = change(&mut child.node, within, what);
+    if changed.right.is_empty() {
+        child.len += usize::from(inserts);
+        child.bytes = child.bytes.wrapping_add_signed(changed.bytes);
+        if within == 0 {
+            child.low = child.node.low();
+        }
+        return (i, 0, changed.bytes);
+    }
+    let mut bytes = -(child.bytes as isize);
+    child.refresh();
+    bytes += child.bytes as isize;
+    let parts = changed.right.len();
+    for (offset, right) in changed.right.into_iter().enumerate() {
+        if children.len() == children.capacity() {
+            children.reserve_exact(children.len() / 8 + 1);
+        }
+        let new = Child::new(right);
+        bytes += new.bytes as isize;
+        children.insert(i + 1 + offset, new);
+    }
+    (i, parts, bytes)
+}
+
+/// Splits a branch that has too many children, after `parts` came behind the one at `i`: where they come in order at the end, else in the middle.
+fn split_branch(children: &mut Vec<Child>, i: usize, parts: usize, bytes: &mut isize) -> Vec<Body> {
+    if children.len() <= FANOUT {
+        return Vec::new();
+    }
+    let at = match i {
+        i if parts == 1 && i + 2 == children.len() => children.len() - 1,
+        0 if parts == 1 => 1,
+        _ => children.len() / 2,
+    };
+    let right = children.split_off(at);
+    children.shrink_to_fit();
+    *bytes -= right.iter().map(|c| c.bytes as isize).sum::<isize>();
+    vec![Body::Branch(right)]
+}
+
+/// The last child that begins below a key, or the first of all.
+fn child_below(children: &[Child], key_lead: u64, below: &mut impl FnMut(&[u8]) -> bool) -> usize {
+    let begins_below = |child: &Child| match child.low.cmp(&key_lead) {
+        Ordering::Less => true,
+        Ordering::Greater => false,
+        Ordering::Equal => child.node.first().is_some_and(&mut *below),
+    };
+    children.partition_point(begins_below).saturating_sub(1)
 }
 
 /// The child with the entry at `index`, and its index there. `after`: an index behind a child's last entry is the child's too.
@@ -410,6 +356,8 @@ fn merge_around(children: &mut Vec<Child>, at: usize) {
 pub struct Tree {
     root: Arc<Node>,
     len: usize,
+    /// Of all nodes.
+    bytes: usize,
 }
 
 impl Tree {
@@ -417,8 +365,10 @@ impl Tree {
     pub const CHANGE_BYTES: usize = 4 * LEAF_BYTES;
 
     pub fn new(budget: &Arc<Budget>) -> Self {
+        let root = Arc::new(Node::new(Body::Leaf(Leaf::default()), budget.clone()));
         Self {
-            root: Arc::new(Node::new(Body::Leaf(Leaf::default()), budget.clone())),
+            bytes: root.bytes(),
+            root,
             len: 0,
         }
     }
@@ -437,7 +387,7 @@ impl Tree {
 
     /// Bytes of its nodes.
     pub fn bytes(&self) -> usize {
-        self.root.bytes()
+        self.bytes
     }
 
     /// The leaf of the entry at `index`, and its index there.
@@ -467,17 +417,7 @@ impl Tree {
         let (mut node, mut passed) = (&self.root, 0);
         loop {
             match &node.body {
-                Body::Leaf(leaf) => {
-                    let (mut low, mut high) = (0, leaf.ends.len());
-                    while low < high {
-                        let middle = low.midpoint(high);
-                        match before(leaf.get(middle)) {
-                            true => low = middle + 1,
-                            false => high = middle,
-                        }
-                    }
-                    return passed + low;
-                }
+                Body::Leaf(leaf) => return passed + leaf.partition_point(None, before),
                 Body::Branch(children) => {
                     let i = children
                         .partition_point(|c| c.node.first().is_some_and(&mut before))
@@ -489,9 +429,67 @@ impl Tree {
         }
     }
 
+    /// The index of the first entry that is not below a key. `key_lead`: the key's first eight bytes, as [`lead`] has them; `below`: whether an
+    /// entry is below the key.
+    pub fn search(&self, key_lead: u64, mut below: impl FnMut(&[u8]) -> bool) -> usize {
+        let (mut node, mut passed) = (&self.root, 0);
+        loop {
+            match &node.body {
+                Body::Leaf(leaf) => return passed + leaf.partition_point(None, below),
+                Body::Branch(children) => {
+                    let i = child_below(children, key_lead, &mut below);
+                    passed += children[..i].iter().map(|c| c.len).sum::<usize>();
+                    node = &children[i].node;
+                }
+            }
+        }
+    }
+
     /// The index of the first entry that is not below `key`, in the order of bytes.
     pub fn lower_bound(&self, key: &[u8]) -> usize {
-        self.partition_point(|entry| entry < key)
+        self.search(lead(key), |entry| entry < key)
+    }
+
+    /// The first entry that is not below `key`, in a tree whose entries begin with evenly spread numbers, if it is in the leaf where the key
+    /// belongs; and its index.
+    pub fn find_even(&self, key: &[u8]) -> (usize, Option<&[u8]>) {
+        self.look_up::<true>(key)
+    }
+
+    /// The entry that begins with `key`, as [`Tree::find_even`]; None if it is in another leaf, too.
+    pub fn get_even(&self, key: &[u8]) -> Option<&[u8]> {
+        self.look_up::<false>(key).1
+    }
+
+    /// `RANKS`: whether the index is wanted.
+    fn look_up<const RANKS: bool>(&self, key: &[u8]) -> (usize, Option<&[u8]>) {
+        let key_lead = lead(key);
+        let mut below = |entry: &[u8]| match lead(entry).cmp(&key_lead) {
+            Ordering::Equal => entry < key,
+            order => order == Ordering::Less,
+        };
+        let (mut node, mut passed) = (&self.root, 0);
+        let (mut low, mut high) = (0, u64::MAX);
+        loop {
+            match &node.body {
+                Body::Leaf(leaf) => {
+                    // The leading half of the numbers does.
+                    let part = (key_lead.saturating_sub(low) >> 32) * leaf.len() as u64;
+                    let guess = part / ((high.saturating_sub(low) >> 32) + 1);
+                    let i = leaf.partition_point(Some(guess as usize), below);
+                    return (passed + i, (i < leaf.len()).then(|| leaf.get(i)));
+                }
+                Body::Branch(children) => {
+                    let i = child_below(children, key_lead, &mut below);
+                    low = children[i].low;
+                    high = children.get(i + 1).map_or(high, |next| next.low);
+                    if RANKS {
+                        passed += children[..i].iter().map(|c| c.len).sum::<usize>();
+                    }
+                    node = &children[i].node;
+                }
+            }
+        }
     }
 
     pub fn insert(&mut self, index: usize, entry: &[u8]) {
@@ -510,12 +508,14 @@ impl Tree {
     }
 
     fn change(&mut self, index: usize, what: Change<'_>) {
-        let right = change(&mut self.root, index, what);
-        if !right.is_empty() {
+        let changed = change(&mut self.root, index, what);
+        self.bytes = self.bytes.wrapping_add_signed(changed.bytes);
+        if !changed.right.is_empty() {
             let mut children = vec![Child::new(self.root.clone())];
-            children.extend(right.into_iter().map(Child::new));
+            children.extend(changed.right.into_iter().map(Child::new));
             let budget = self.budget().clone();
             self.root = Arc::new(Node::new(Body::Branch(children), budget));
+            self.bytes = self.root.bytes();
         }
     }
 
@@ -540,6 +540,7 @@ impl Tree {
         {
             self.root = only.node.clone();
         }
+        self.bytes = self.root.bytes();
     }
 
     /// The entries from `index` on, in order.
@@ -584,7 +585,7 @@ impl<'t> Iterator for Iter<'t> {
             return None;
         }
         let (leaf, i) = match self.leaf {
-            Some((leaf, i)) if i < leaf.ends.len() => (leaf, i),
+            Some((leaf, i)) if i < leaf.len() => (leaf, i),
             _ => self.tree.leaf(self.index),
         };
         self.leaf = Some((leaf, i + 1));
@@ -609,7 +610,7 @@ mod tests {
     fn check(node: &Node) -> usize {
         match &node.body {
             Body::Leaf(leaf) => {
-                assert!(leaf.size() <= LEAF_BYTES || leaf.ends.len() == 1);
+                assert!(leaf.size() <= LEAF_BYTES || leaf.len() == 1);
                 1
             }
             Body::Branch(children) => {
@@ -619,8 +620,8 @@ mod tests {
                 for child in children {
                     assert!(child.len > 0);
                     assert_eq!(
-                        (child.len, child.bytes),
-                        (child.node.len(), child.node.bytes())
+                        (child.low, child.len, child.bytes),
+                        (child.node.low(), child.node.len(), child.node.bytes())
                     );
                 }
                 heights[0] + 1
@@ -734,7 +735,7 @@ mod tests {
         assert!(tree.iter_from(0).eq(model.iter().map(|k| &k[..])));
         // In random order leaves are two thirds full or better, with all that is around.
         assert!(
-            tree.bytes() < tree.len() * 24,
+            tree.bytes() < tree.len() * 20,
             "{} for {}",
             tree.bytes(),
             tree.len()

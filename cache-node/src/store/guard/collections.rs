@@ -491,7 +491,7 @@ impl Guard<'_> {
         now_ms: u64,
         mut decide: impl FnMut(usize, Option<f64>) -> Option<f64>,
     ) -> Result<(usize, usize), Fault> {
-        let adds = members.iter().map(|m| 2 * m.len() + 64).sum();
+        let adds = members.iter().map(|m| zset::entry_bytes(m)).sum();
         let mut written: Vec<(usize, f64)> = Vec::new();
         let counts = self.edit(p, key, Kind::ZSet, now_ms, adds, |owned, tools| {
             let (mut added, mut changed) = (0, 0);

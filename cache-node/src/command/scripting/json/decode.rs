@@ -3,6 +3,7 @@
 use mlua::{Lua, Value};
 
 use super::super::raise::Oops;
+use super::super::stack;
 use super::Settings;
 use crate::limits::SCRIPT_DEPTH_MAX;
 
@@ -93,7 +94,8 @@ impl Decoder<'_> {
     }
 
     fn descend(&self, depth: usize) -> Result<(), Oops> {
-        if depth as i64 <= self.settings.decode_depth && depth <= SCRIPT_DEPTH_MAX {
+        let deep = depth as i64 <= self.settings.decode_depth && depth <= SCRIPT_DEPTH_MAX;
+        if deep && !stack::is_spent() {
             return Ok(());
         }
         let at = self.at;

@@ -4,6 +4,7 @@ use mlua::{Table, Value};
 
 use super::super::numbers::general;
 use super::super::raise::Oops;
+use super::super::stack;
 use super::{Invalid, Settings};
 use crate::limits::SCRIPT_DEPTH_MAX;
 
@@ -87,7 +88,8 @@ impl Encoder {
     }
 
     fn table(&mut self, table: &Table, depth: usize) -> Result<(), Oops> {
-        if depth as i64 > self.settings.encode_depth || depth > SCRIPT_DEPTH_MAX {
+        let too_deep = depth as i64 > self.settings.encode_depth || depth > SCRIPT_DEPTH_MAX;
+        if too_deep || stack::is_spent() {
             return Err(format!("Cannot serialise, excessive nesting ({depth})").into());
         }
         match self.places(table)? {
