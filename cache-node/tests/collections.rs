@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -255,44 +254,8 @@ fn redis_server_loads_collections() {
         file
     });
     assert_ne!(node.contents(), expected);
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("dump.rdb"), &file).unwrap();
-    let check = Command::new("redis-check-rdb")
-        .arg(dir.path().join("dump.rdb"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(
-        said.contains("RDB looks OK") && said.contains("Checksum OK"),
-        "{said}"
-    );
-    let socket = dir.path().join("redis.sock");
-    let mut redis = Command::new("redis-server")
-        .args([
-            "--port",
-            "0",
-            "--save",
-            "",
-            "--dbfilename",
-            "dump.rdb",
-            "--dir",
-        ])
-        .arg(dir.path())
-        .arg("--unixsocket")
-        .arg(&socket)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let cli = |words: &[&str]| {
-        let output = Command::new("redis-cli")
-            .arg("-s")
-            .arg(&socket)
-            .arg("--json")
-            .args(words)
-            .output();
-        serde_json::from_slice::<serde_json::Value>(&output.unwrap().stdout).unwrap_or_default()
-    };
-    wait_until("redis-server has loaded", || cli(&["PING"]) == "PONG");
+    let loaded = redis::load(&file);
+    let cli = |words: &[&str]| loaded.ask(words);
     assert_eq!(cli(&["DBSIZE"]), expected.len());
     for (key, (value, expires_at)) in &expected {
         let key = String::from_utf8(key.clone()).unwrap();
@@ -308,9 +271,6 @@ fn redis_server_loads_collections() {
         let time = cli(&["PEXPIRETIME", &key]);
         assert_eq!(time, expires_at.map_or(-1, |t| t as i64), "{key}");
     }
-    // It is ours, and holds nothing to be kept.
-    redis.kill().unwrap();
-    redis.wait().unwrap();
 }
 
 /// A reply of redis-cli as [`shown`] shows a collection.

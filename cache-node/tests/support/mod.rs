@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod process;
+pub mod redis;
 pub mod traffic;
 
 use std::collections::BTreeMap;
