@@ -135,18 +135,30 @@ def loaded(rdb, port):
         server.wait(20)
 
 
+LATER = "s3-later"
+
+
+def secret(ns, name, access, key):
+    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": ns}, "stringData": {"accessKeyID": access, "secretAccessKey": key}})
+
+
+def service(selector):
+    kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": LATER, "namespace": S3_NS}, "spec": {"selector": {"app": selector}, "ports": [{"port": 7070}]}})
+
+
 @pytest.mark.parametrize(
     "name,change,reason,says",
     [
         ("wrong-credentials", {"credentialsSecret": {"name": "wrong"}}, "WrongCredentials", "credentials"),
-        ("no-endpoint", {"endpoint": "http://192.0.2.1:1"}, "EndpointUnreachable", "192.0.2.1"),
+        ("no-endpoint", {"endpoint": f"http://{LATER}.{S3_NS}:7070"}, "EndpointUnreachable", LATER),
         ("no-bucket", {"bucket": "nobody-made-this"}, "BucketNotFound", "nobody-made-this"),
         ("no-secret", {"credentialsSecret": {"name": "not-there"}}, "SecretMissing", "not-there"),
     ],
 )
 def test_what_cannot_work_says_so_and_is_retried(caches, s3, name, change, reason, says):
     a, b = caches
-    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "wrong", "namespace": b.ns}, "stringData": {"accessKeyID": "AKIAWRONG", "secretAccessKey": "wrong"}})
+    secret(b.ns, "wrong", "AKIAWRONG", "wrong")
+    service("nobody")
     kube.apply(backup(b, name, s3=change))
     try:
 
@@ -157,10 +169,17 @@ def test_what_cannot_work_says_so_and_is_retried(caches, s3, name, change, reaso
             return s
 
         wait(f"the condition says {reason}", 150, told)
-        if "credentialsSecret" in change:  # mended, it goes on by itself
-            kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": change["credentialsSecret"]["name"], "namespace": b.ns}, "stringData": {"accessKeyID": ACCESS, "secretAccessKey": SECRET}})
-            wait_complete(b, name, 240)
-        assert not status(a, "once") or status(a, "once")["phase"] == "Complete"
+        # Mended, it goes on by itself.
+        match name:
+            case "no-endpoint":
+                service("s3")
+            case "no-bucket":
+                aws("s3", "mb", "s3://nobody-made-this")
+            case _:
+                secret(b.ns, change["credentialsSecret"]["name"], ACCESS, SECRET)
+        wait_complete(b, name, 240)
+        others = kube.get("cachebackup", "once", a.ns)
+        assert not others or others["status"]["phase"] == "Complete"
     finally:
         kubectl("delete", "cachebackup", name, "-n", b.ns, "--wait=false")
 
