@@ -15,6 +15,8 @@ mod tests;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use parking_lot::Mutex;
+
 use super::Store;
 use super::budget::OutOfMemory;
 use super::point::Point;
@@ -116,12 +118,10 @@ impl Setting {
         }
     }
 
-    /// Bytes of the smallest value that is packed.
-    fn least(self) -> u32 {
-        match self.method {
-            Method::None => u32::MAX,
-            _ => self.min_size,
-        }
+    /// Bytes of the smallest value that is packed, if any is.
+    fn least(self) -> Option<u32> {
+        // Nothing is shorter than an empty one.
+        (self.method != Method::None).then_some(self.min_size.max(1))
     }
 }
 
@@ -152,10 +152,12 @@ impl LiveSetting {
 #[derive(Debug, Default)]
 pub struct Compression {
     setting: LiveSetting,
-    /// Bytes of the smallest value that some region packs.
-    regions_least: AtomicU32,
+    /// Bytes of the smallest value that any setting packs. 0: none packs.
+    least: AtomicU32,
     /// There are regions: the setting of a key is to be looked up.
     has_regions: AtomicBool,
+    /// Bytes of the smallest value that some region packs. Held while a setting changes.
+    regions_least: Mutex<Option<u32>>,
     /// Whether an item was ever packed.
     used: AtomicBool,
 }
@@ -167,7 +169,17 @@ impl Compression {
     }
 
     pub fn set(&self, setting: Setting) {
+        let regions = self.regions_least.lock();
         self.setting.set(setting);
+        self.note_least(*regions);
+    }
+
+    fn note_least(&self, regions: Option<u32>) {
+        let least = [self.setting().least(), regions]
+            .into_iter()
+            .flatten()
+            .min();
+        self.least.store(least.unwrap_or(0), Ordering::Relaxed);
     }
 
     pub fn set_method(&self, method: Method) {
@@ -185,11 +197,12 @@ impl Compression {
     }
 
     /// Takes note of the settings of all regions there are.
-    pub(super) fn note_regions(&self, settings: impl Iterator<Item = Setting>) {
-        let least = settings.map(Setting::least).min();
-        self.regions_least
-            .store(least.unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.has_regions.store(least.is_some(), Ordering::Relaxed);
+    pub(super) fn note_regions(&self, settings: impl ExactSizeIterator<Item = Setting>) {
+        let mut regions = self.regions_least.lock();
+        self.has_regions
+            .store(settings.len() > 0, Ordering::Relaxed);
+        *regions = settings.filter_map(Setting::least).min();
+        self.note_least(*regions);
     }
 
     /// Whether an item may be packed.
@@ -215,15 +228,16 @@ impl Store {
     /// What is done with a value of so many bytes of a key. The one place that knows.
     fn compression_of(&self, key: &[u8], size: usize) -> Method {
         let known = &self.compression;
-        let own = known.setting();
-        if !known.has_regions.load(Ordering::Relaxed) {
-            return own.of(size);
-        }
-        let least = own.least().min(known.regions_least.load(Ordering::Relaxed));
-        if size < least as usize {
+        let least = known.least.load(Ordering::Relaxed) as usize;
+        if least == 0 || size < least {
             return Method::None;
         }
-        self.region_compression(key).unwrap_or(own).of(size)
+        let region = if known.has_regions.load(Ordering::Relaxed) {
+            self.region_compression(key)
+        } else {
+            None
+        };
+        region.unwrap_or_else(|| known.setting()).of(size)
     }
 
     /// Packs a value that is to be stored, if that is wanted and worth it. Called before the key's slot is locked.
