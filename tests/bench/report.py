@@ -22,20 +22,37 @@ def write(results):
     _, mark, after = rest.partition(END)
     if not mark:
         raise SystemExit(f"bench: {PAGE} has not the marks {BEGIN} and {END}")
-    parts = [conditions(results)]
-    parts += [make(results[name]) for name, make in (("cpu", cpu), ("memory", memory), ("instructions", instructions), ("collections", collections), ("executor", executor)) if name in results]
-    PAGE.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after)
+    makers = {"cpu": cpu, "memory": memory, "instructions": instructions, "collections": collections, "executor": executor}
+    # What was not measured this time stays as it is.
+    parts = {name: text for name in makers if (text := part_of(rest, name))}
+    parts |= {name: short(results[name]) + make(results[name]) for name, make in makers.items() if name in results}
+    texts = [conditions(results)] + [mark_of(name) + "\n\n" + parts[name] for name in makers if name in parts]
+    PAGE.write_text(before + BEGIN + "\n\n" + "\n".join(texts) + "\n" + END + after)
     if "cpu" in results:
         PICTURE.write_text(picture(results["cpu"]["rows"]))
     servers.say(f"wrote {PAGE.relative_to(servers.ROOT)}")
 
 
+def mark_of(name):
+    return f"<!-- part: {name} -->"
+
+
+def part_of(text, name):
+    """What the page says of a part; None where it does not."""
+    _, mark, found = text.partition(mark_of(name))
+    for end in ("<!-- part: ", END):
+        found = found.partition(end)[0]
+    return found.strip() + "\n" if mark else None
+
+
+def short(part):
+    return "Short run (`QUICK=1`).\n\n" if part.get("quick") else ""
+
+
 def conditions(results):
     c = results["conditions"]
     versions = ", ".join(f"{TITLES[n]} {v}" if v else f"{TITLES[n]}: not to be had here" for n, v in c["versions"].items())
-    quick = [part for part in ("cpu", "memory", "instructions", "collections", "executor") if results.get(part, {}).get("quick")]
-    short = f" Short runs (`QUICK=1`): {', '.join(quick)}." if quick else ""
-    return f"{versions}. {c['cores']} cores, Linux {c['kernel']}.{short}\n"
+    return f"{versions}. {c['cores']} cores, Linux {c['kernel']}.\n"
 
 
 def table(head, rows):

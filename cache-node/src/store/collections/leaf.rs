@@ -121,8 +121,10 @@ impl Leaf {
             return self.set_apart(i, i, entry);
         }
         self.reserve(entry.len(), 1);
-        let start = self.start(i);
-        self.data.splice(start..start, entry.iter().copied());
+        let (start, end) = (self.start(i), self.data.len());
+        self.data.resize(end + entry.len(), 0);
+        self.data.copy_within(start..end, start + entry.len());
+        self.data[start..start + entry.len()].copy_from_slice(entry);
         self.starts.insert(i, start as u16);
         self.shift(i + 1, entry.len() as isize);
         self.fit(i)

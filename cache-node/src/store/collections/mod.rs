@@ -6,7 +6,9 @@ pub mod hash;
 mod keyed;
 mod leaf;
 pub mod list;
+mod node;
 mod packed;
+mod scores;
 pub mod set;
 mod tree;
 pub mod zset;
@@ -18,8 +20,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::budget::Budget;
 use super::item::Kind;
 use keyed::Keyed;
+use scores::Scores;
 use tree::Tree;
-use zset::Scores;
 
 /// More than one change of a big collection takes while it is made, beside the bytes that it adds.
 pub const CHANGE_BYTES: usize = 2 * Tree::CHANGE_BYTES;
