@@ -59,6 +59,14 @@ impl Dues {
         self.codes.as_ref().map_or(0, |codes| size_of_val(&**codes))
     }
 
+    /// Where it lies, to be fetched.
+    pub fn lines(&self) -> impl Iterator<Item = *const u8> {
+        let codes = self.codes.iter().flat_map(|codes| codes.iter());
+        codes
+            .step_by(32)
+            .map(|code| std::ptr::from_ref(code).cast())
+    }
+
     /// A bucket has got an item that is due then.
     pub fn note(&mut self, bucket: usize, due: Due) {
         if due == NEVER {

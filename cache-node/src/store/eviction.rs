@@ -11,8 +11,10 @@ use super::point::{DOMAINS, Point, SLOTS};
 use super::steps::Step;
 use super::usage::History;
 
-/// Candidates looked at for one that goes: beyond, all that is left is too hot or not ours to evict.
+/// Candidates that may not go, looked at for one that does: beyond, all that is left is not ours to evict.
 const TRIES: usize = 4096;
+/// Rounds through the queues for one that goes: heat is three at most, so what nobody reads meanwhile has gone by then.
+const ROUNDS: usize = 4;
 /// One eviction in so many is timed.
 const TIMED: u64 = 16;
 /// Items a sampled policy looks at, and places at most.
@@ -42,6 +44,17 @@ pub(super) struct Eviction {
     policy_bytes: AtomicU64,
     /// When the present was what, for a policy that goes by it.
     pub history: Mutex<History>,
+}
+
+/// What became of a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tried {
+    /// It went, so many bytes.
+    Evicted(u64),
+    /// It had gone before, or it stays and is less hot now.
+    Passed,
+    /// So many candidates may not go now.
+    Spared(usize),
 }
 
 /// What a round of eviction did.
@@ -175,6 +188,10 @@ impl Eviction {
         Some(policy.now())
     }
 
+    fn entries(&self) -> usize {
+        self.policy.lock().as_ref().map_or(0, |p| p.entries())
+    }
+
     fn next(&self) -> Candidate {
         let mut policy = self.policy.lock();
         policy.as_mut().map_or(Candidate::Nothing, |p| p.next())
@@ -262,8 +279,7 @@ impl Store {
     pub fn evict(&self, bytes: u64) -> Evicted {
         let mut done = Evicted::default();
         while done.bytes < bytes || done.items == 0 {
-            let freed = self.timed(|| self.evict_one());
-            match freed {
+            match self.evict_one() {
                 Some(freed) => {
                     done.items += 1;
                     done.bytes += freed;
@@ -292,42 +308,55 @@ impl Store {
             .or_else(|| self.evict_from_fullest())
     }
 
-    /// As [`Store::evict_from`], timed now and then.
-    pub(super) fn evict_timed(&self, whose: &Eviction) -> Option<u64> {
-        self.timed(|| self.evict_from(whose))
-    }
-
-    /// Evicts an item of those that a policy is for.
+    /// Evicts an item of those that a policy is for. However many are hot, one goes.
     pub(super) fn evict_from(&self, whose: &Eviction) -> Option<u64> {
-        let mut tries = 0;
-        while tries < TRIES {
-            tries += 1;
-            let freed = match whose.next() {
-                Candidate::Nothing => return None,
-                Candidate::Queued(print, from) => {
-                    self.lock(print.slot()).evict_queued(whose, print, from)
+        let (mut spared, mut passed) = (0, 0);
+        while spared < TRIES {
+            let candidate = whose.next();
+            match self.timed(|| self.try_candidate(whose, candidate))? {
+                Tried::Evicted(freed) => {
+                    for eviction in [whose, &self.eviction] {
+                        eviction.evicted.fetch_add(1, Ordering::Relaxed);
+                        eviction.evicted_bytes.fetch_add(freed, Ordering::Relaxed);
+                        if std::ptr::eq(whose, &self.eviction) {
+                            break;
+                        }
+                    }
+                    return Some(freed);
                 }
-                Candidate::Sample => {
-                    let (slot, hash) = self.sample(whose)?;
-                    self.lock(slot).evict_point(whose, Point { slot, hash })
-                }
-                Candidate::Drawn(prints, count) => {
-                    tries += usize::from(count);
-                    self.evict_drawn(whose, &prints[..usize::from(count)])
-                }
-            };
-            if let Some(freed) = freed {
-                for eviction in [whose, &self.eviction] {
-                    eviction.evicted.fetch_add(1, Ordering::Relaxed);
-                    eviction.evicted_bytes.fetch_add(freed, Ordering::Relaxed);
-                    if std::ptr::eq(whose, &self.eviction) {
-                        break;
+                Tried::Spared(count) => spared += count,
+                Tried::Passed => {
+                    passed += 1;
+                    if passed % TRIES == 0 && passed > whose.entries() * ROUNDS {
+                        return None;
                     }
                 }
-                return Some(freed);
             }
         }
         None
+    }
+
+    /// None: there is no candidate.
+    fn try_candidate(&self, whose: &Eviction, candidate: Candidate) -> Option<Tried> {
+        let freed = match candidate {
+            Candidate::Nothing => return None,
+            Candidate::Queued(print, from) => {
+                let mut guard = self.lock(print.slot());
+                return Some(guard.evict_queued(whose, print, from));
+            }
+            Candidate::Sample => {
+                let (slot, hash) = self.sample(whose)?;
+                self.lock(slot).evict_point(whose, Point { slot, hash })
+            }
+            Candidate::Drawn(prints, count) => {
+                self.evict_drawn(whose, &prints[..usize::from(count)])
+            }
+        };
+        let looked = match candidate {
+            Candidate::Drawn(_, count) => usize::from(count),
+            _ => 1,
+        };
+        Some(freed.map_or(Tried::Spared(looked), Tried::Evicted))
     }
 
     /// Evicts the item with the lowest score; the others come again after those that were not drawn.

@@ -9,12 +9,13 @@ use super::due::{Due, NEVER, due_at, unit_of};
 use super::guard::Guard;
 use super::notify::class;
 use super::point::{DOMAINS, Point, SLOTS_PER_DOMAIN};
+use super::prefetch;
 use super::segment::Place;
 use super::steps::Step;
 use super::table::Spot;
 
 /// Buckets that are looked at under one lock, and segments that are passed over.
-const BUCKETS: usize = 32;
+const BUCKETS: usize = 16;
 const SEGMENTS: usize = 2048;
 
 /// What a round has removed.
@@ -121,6 +122,9 @@ impl Guard<'_> {
             // What is inserted from now on is noted again; what is there is looked at.
             self.store().dues.forget(domain);
         }
+        let from = (sweep.slot, sweep.segment, sweep.bucket);
+        let first = domain as u16 * SLOTS_PER_DOMAIN;
+        prefetch::due(&self.store().pages, self.domain(first), from, now);
         let (mut buckets, mut segments) = (BUCKETS, SEGMENTS);
         while sweep.slot < SLOTS_PER_DOMAIN {
             let slot = domain as u16 * SLOTS_PER_DOMAIN + sweep.slot;

@@ -29,6 +29,9 @@ use super::segment::Entry;
 use super::steps::Step;
 use super::table::{Spot, Table};
 
+/// Segments of an emptied table that are freed at once; more are left to the background thread.
+const FREED_HERE: usize = 64;
+
 thread_local! {
     /// The effects buffer of a thread's last Guard, to be used again.
     static SPARE: RefCell<Option<Effects>> = const { RefCell::new(None) };
@@ -460,6 +463,13 @@ impl<'s> Guard<'s> {
         let domain = self.domain_mut(slot);
         let phase = domain.phase;
         let table = &mut domain.tables[usize::from(slot % SLOTS_PER_DOMAIN)];
+        if table.is_empty() && table.segment_count() > FREED_HERE {
+            let item_bytes = table.item_bytes;
+            let empty = std::mem::take(table);
+            table.item_bytes = item_bytes;
+            store.defer_free(vec![empty]);
+            return;
+        }
         // SAFETY: as in `insert`.
         let entry = |at| unsafe { store.entry(at) };
         let change = table.shrink(&store.pages, segment, phase, &entry);

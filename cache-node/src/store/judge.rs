@@ -2,7 +2,7 @@
 
 use super::domain::SlotState;
 use super::evict::{Mark, Print, Queue, Seen, Verdict};
-use super::eviction::Eviction;
+use super::eviction::{Eviction, Tried};
 use super::guard::Guard;
 use super::item::{self, ItemRef};
 use super::notify::class;
@@ -92,28 +92,27 @@ impl Guard<'_> {
         self.table(slot).find_print(print, &is)
     }
 
-    /// Lets the policy judge an item of its queue. Gives the bytes that went; None: nothing did.
-    pub(super) fn evict_queued(
-        &mut self,
-        whose: &Eviction,
-        print: Print,
-        from: Queue,
-    ) -> Option<u64> {
+    /// Lets the policy judge an item of its queue.
+    pub(super) fn evict_queued(&mut self, whose: &Eviction, print: Print, from: Queue) -> Tried {
         let slot = print.slot();
-        let (spot, at) = self.find_queued(whose, print)?;
+        let Some((spot, at)) = self.find_queued(whose, print) else {
+            return Tried::Passed;
+        };
         let seen = Self::seen(self.item(at));
         let mut policy = whose.policy.lock();
-        let policy = policy.as_mut()?;
+        let Some(policy) = policy.as_mut() else {
+            return Tried::Passed;
+        };
         if self.slot_state(slot) != SlotState::Serve {
             policy.put_back(print);
-            return None;
+            return Tried::Spared(1);
         }
         match policy.judge(print, from, seen) {
-            Verdict::Evict => Some(self.evict(slot, spot, at)),
+            Verdict::Evict => Tried::Evicted(self.evict(slot, spot, at)),
             Verdict::Keep(heat) => {
                 // SAFETY: the item is live and locked, and nobody holds an ItemRef to it.
                 unsafe { item::set_heat(&self.store().pages, at, heat) };
-                None
+                Tried::Passed
             }
         }
     }

@@ -3,6 +3,8 @@
 
 use super::Store;
 use super::domain::Domain;
+use super::due::Due;
+use super::pages::Pages;
 use super::point::{Point, SLOTS_PER_DOMAIN, domain_of};
 use super::table::Table;
 
@@ -43,6 +45,53 @@ impl Store {
             {
                 line(at);
             }
+        }
+    }
+}
+
+/// Buckets, and segments beside, that are looked for ahead.
+const BUCKETS: usize = 16;
+const SEGMENTS: usize = 512;
+
+/// Fetches what the removal of expired items is about to touch in a domain, from a slot of it, a segment and a bucket on: segments, when their
+/// buckets are due, the buckets that are, their items; each for all of them before the next.
+pub(super) fn due(pages: &Pages, domain: &Domain, from: (u16, usize, usize), now: Due) {
+    let (first, mut segment, mut bucket) = from;
+    let tables = domain.tables.iter().enumerate().skip(usize::from(first));
+    for (_, table) in tables.clone() {
+        table.segments_line().map(line);
+    }
+    let mut segments = [(0, 0); BUCKETS];
+    let (mut found, mut left) = (0, SEGMENTS);
+    for (slot, table) in tables {
+        while found < BUCKETS && left > 0 {
+            let (due, _, end) = table.due_segment(segment, left, now);
+            left -= (end.saturating_sub(segment) + 1).min(left);
+            let Some(due) = due else { break };
+            for at in table.segment(due).due_lines() {
+                line(at);
+            }
+            segments[found] = (slot, due);
+            (found, segment) = (found + 1, due + 1);
+        }
+        segment = 0;
+    }
+    let mut buckets = [(0, 0, 0); BUCKETS];
+    let mut count = 0;
+    for &(slot, index) in &segments[..found] {
+        let segment = domain.tables[slot].segment(index);
+        while count < BUCKETS
+            && let Some(due) = segment.due_bucket(bucket, now)
+        {
+            segment.line_of(due).map(line);
+            buckets[count] = (slot, index, due);
+            (count, bucket) = (count + 1, due + 1);
+        }
+        bucket = 0;
+    }
+    for &(slot, index, bucket) in &buckets[..count] {
+        for (_, at) in domain.tables[slot].segment(index).places(bucket) {
+            line(pages.chunk(at).0.as_ptr());
         }
     }
 }

@@ -302,6 +302,16 @@ impl Segment {
         Some(std::ptr::from_ref(bucket).cast())
     }
 
+    /// Where a bucket lies, to be fetched.
+    pub fn line_of(&self, bucket: usize) -> Option<*const u8> {
+        Some(std::ptr::from_ref(self.buckets().get(bucket)?).cast())
+    }
+
+    /// Where it says when its buckets are due, to be fetched.
+    pub fn due_lines(&self) -> impl Iterator<Item = *const u8> {
+        self.dues.lines()
+    }
+
     /// The first reference in the bucket of a hash whose tag matches.
     pub fn likely(&self, hash: u64) -> Option<Ref> {
         let bucket = self.buckets().get(self.bucket_of(hash >> 16))?;

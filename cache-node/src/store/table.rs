@@ -39,9 +39,11 @@ impl Table {
 
     /// Bytes of its segments and directory.
     pub fn bytes(&self) -> usize {
-        self.segments.iter().map(Segment::bytes).sum::<usize>()
-            + self.segments.capacity() * size_of::<Segment>()
-            + self.directory.len() * 4
+        self.segments.iter().map(Segment::bytes).sum::<usize>() + self.frame_bytes()
+    }
+
+    fn frame_bytes(&self) -> usize {
+        self.segments.capacity() * size_of::<Segment>() + self.directory.len() * 4
     }
 
     fn segment_index(&self, pos: u64) -> usize {
@@ -69,6 +71,12 @@ impl Table {
     pub fn segment_line(&self, hash: u64) -> Option<*const u8> {
         let segment = self.segments.get(self.segment_index(hash >> 16))?;
         Some(std::ptr::from_ref(segment).cast())
+    }
+
+    /// Where its segments lie, to be fetched.
+    pub fn segments_line(&self) -> Option<*const u8> {
+        let first = self.segments.first()?;
+        Some(std::ptr::from_ref(first).cast())
     }
 
     /// Where the bucket of a hash lies, to be fetched.
@@ -206,11 +214,10 @@ impl Table {
             segment.push_extra(added);
             return segment.bytes() as isize - before;
         }
-        let before = self.bytes() as isize;
-        self.split(pages, index, pos, added, phase, entry);
-        self.bytes() as isize - before
+        self.split(pages, index, pos, added, phase, entry)
     }
 
+    /// Gives the change in table bytes, without asking all segments: there may be thousands.
     fn split(
         &mut self,
         pages: &Pages,
@@ -219,8 +226,9 @@ impl Table {
         added: Entry,
         phase: bool,
         entry: &dyn Fn(Ref) -> Entry,
-    ) {
+    ) -> isize {
         let old = &self.segments[index];
+        let before = old.bytes() + self.frame_bytes();
         let depth = old.depth() + 1;
         let start = old.start(pos);
         let middle = start + (old.span() >> 1);
@@ -231,6 +239,7 @@ impl Table {
         self.segments[index] = Segment::build(pages, depth, &low, phase);
         self.segments
             .push(Segment::build(pages, depth, &high, phase));
+        let halves = [index, self.segments.len() - 1].map(|i| self.segments[i].bytes());
         let new = (self.segments.len() - 1) as u32;
         if depth > self.bits {
             self.double_directory();
@@ -238,6 +247,7 @@ impl Table {
         let shift = POS_BITS - u32::from(self.bits);
         let (from, to) = (middle >> shift, end >> shift);
         self.directory[from as usize..to as usize].fill(new);
+        (halves.iter().sum::<usize>() + self.frame_bytes()) as isize - before as isize
     }
 
     fn double_directory(&mut self) {
@@ -442,6 +452,7 @@ mod tests {
             let mut table = Table::default();
             let mut model: BTreeMap<u32, u64> = BTreeMap::new();
             let mut hashes: Vec<u64> = Vec::new();
+            let mut bytes = 0;
             let size = [5, 40, 700, 12_000][seed as usize % 4];
             for step in 0..size * 3 {
                 let add = model.len() < size && (!random.next().is_multiple_of(3) || step < size);
@@ -454,7 +465,7 @@ mod tests {
                     };
                     let id = hashes.len() as u32;
                     hashes.push(hash);
-                    table.insert(&pages, entry(hash, id), false, &|r| {
+                    bytes += table.insert(&pages, entry(hash, id), false, &|r| {
                         entry(hashes[r.0 as usize], r.0)
                     });
                     model.insert(id, hash);
@@ -465,9 +476,10 @@ mod tests {
                     let hash = model.remove(&id).unwrap();
                     let (spot, at) = table.find(hash, |r| r.0 == id).expect("is there");
                     assert_eq!(at.0, id);
-                    table.remove(&pages, spot, false, &|r| entry(hashes[r.0 as usize], r.0));
+                    bytes +=
+                        table.remove(&pages, spot, false, &|r| entry(hashes[r.0 as usize], r.0));
                 }
-                assert_eq!(table.len(), model.len());
+                assert_eq!((table.len(), table.bytes()), (model.len(), bytes as usize));
             }
             for (&id, &hash) in &model {
                 assert!(table.find(hash, |r| r.0 == id).is_some());

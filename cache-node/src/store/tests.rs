@@ -528,6 +528,31 @@ fn every_policy_evicts_all_that_it_may() {
     }
 }
 
+/// However many items are hot, there is one to evict: else clients would be told that memory is full.
+#[test]
+fn items_that_are_all_hot_are_evicted_too() {
+    for kind in [PolicyKind::S3Fifo, PolicyKind::Sieve, PolicyKind::WTinyLfu] {
+        let store = store(0);
+        store.set_policy(kind);
+        for slot in 0..SLOTS {
+            store.lock(slot).set_slot_state(slot, SlotState::Serve);
+        }
+        for i in 0..6_000u64 {
+            let key = i.to_le_bytes();
+            let p = store.point(&key);
+            let mut guard = store.lock(p.slot);
+            guard.set(p, &key, &[1; 30], None).unwrap();
+            for _ in 0..3 {
+                guard.get(p, &key, NOW);
+            }
+        }
+        for _ in 0..10 {
+            assert!(store.evict_one().is_some(), "{kind:?}");
+        }
+        assert_eq!(store.stats().keys, 5_990);
+    }
+}
+
 #[test]
 fn a_replica_evicts_nothing() {
     let store = store(0);

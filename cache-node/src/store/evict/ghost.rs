@@ -1,17 +1,20 @@
 //! What was evicted a short while ago, two bytes each: a set of fingerprints that forgets the oldest.
 //!
-//! An entry is 11 bits of a hash and the 5 bits of the epoch it came in; an epoch lasts for a twelfth of the entries that are remembered. An
-//! entry of the thirteen latest epochs is remembered, an older one is wiped by and by, before its epoch's number comes again.
+//! An entry is a number that says a hash and the epoch it came in. An entry of the epoch that has begun and of the seven before is remembered,
+//! an older one is wiped by and by, before its epoch's number comes again. In the middle of an epoch that is as many entries as are to be
+//! remembered. The fewer epochs, the more hashes, and the rarer is something new taken for what was evicted: once in a thousand times or so.
 
 use super::Print;
 
 const WAYS: usize = 8;
-const EPOCH_BITS: u32 = 5;
-const EPOCH_MASK: u16 = (1 << EPOCH_BITS) - 1;
+/// Numbers of epochs.
+const EPOCHS: u16 = 9;
 /// Epochs that are remembered, beside the one that has begun.
-const EPOCHS: u16 = 12;
-/// Buckets wiped with each entry that comes: all of them in a few epochs.
-const WIPED: usize = 2;
+const REMEMBERED: u16 = EPOCHS - 2;
+/// Hashes that are told apart: an entry is one more than hash * epochs + epoch, zero is an empty way.
+const HASHES: u64 = (u16::MAX / EPOCHS) as u64;
+/// Buckets wiped with each entry that comes: all of them in less than an epoch.
+const WIPED: usize = 3;
 const BUCKETS_MIN: usize = 16;
 
 /// See the module's text.
@@ -31,7 +34,7 @@ impl Default for Ghost {
         Self {
             buckets: vec![[0; WAYS]; BUCKETS_MIN],
             capacity: BUCKETS_MIN * WAYS / 2,
-            epoch: 1,
+            epoch: 0,
             count: 0,
             wipe: 0,
         }
@@ -58,50 +61,53 @@ impl Ghost {
         }
     }
 
+    /// Its bucket, and its entry but for the epoch.
     fn place(&self, print: Print) -> (usize, u16) {
         let hash = u64::from(print.0).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let bucket = (hash >> 40) as usize & (self.buckets.len() - 1);
-        // Never zero, which is an empty way.
-        let tag = ((hash >> 20) as u16 & 0x7FF).max(1);
-        (bucket, tag << EPOCH_BITS)
+        let tag = ((hash >> 8 & 0xFFFF_FFFF) * HASHES) >> 32;
+        (bucket, tag as u16 * EPOCHS + 1)
     }
 
-    fn age(&self, entry: u16) -> u16 {
-        self.epoch.wrapping_sub(entry) & EPOCH_MASK
+    /// Epochs since an entry came.
+    fn age(entry: u16, epoch: u16) -> u16 {
+        (epoch + EPOCHS - (entry - 1) % EPOCHS) % EPOCHS
     }
 
-    /// Whether it is remembered; then it is forgotten.
+    /// Whether it is remembered; then it is forgotten, and another one is remembered for longer.
     pub fn take(&mut self, print: Print) -> bool {
-        let (bucket, tag) = self.place(print);
+        let (bucket, first) = self.place(print);
         let epoch = self.epoch;
         let found = self.buckets[bucket].iter_mut().find(|entry| {
-            **entry & !EPOCH_MASK == tag && epoch.wrapping_sub(**entry) & EPOCH_MASK <= EPOCHS
+            (first..first + EPOCHS).contains(entry) && Self::age(**entry, epoch) <= REMEMBERED
         });
-        found.map(|entry| *entry = 0).is_some()
+        let taken = found.map(|entry| *entry = 0).is_some();
+        self.count = self.count.saturating_sub(usize::from(taken));
+        taken
     }
 
     pub fn add(&mut self, print: Print) {
         self.count += 1;
-        if self.count * usize::from(EPOCHS) >= self.capacity {
+        if self.count * usize::from(2 * REMEMBERED + 1) >= self.capacity * 2 {
             self.count = 0;
-            self.epoch = (self.epoch + 1) & EPOCH_MASK;
+            self.epoch = (self.epoch + 1) % EPOCHS;
         }
         for _ in 0..WIPED {
             self.wipe_bucket();
         }
-        let (bucket, tag) = self.place(print);
+        let (bucket, first) = self.place(print);
         let ages = self.buckets[bucket].map(|entry| match entry {
             0 => u16::MAX,
-            entry => self.age(entry),
+            entry => Self::age(entry, self.epoch),
         });
         let oldest = (0..WAYS).max_by_key(|&i| ages[i]).unwrap_or(0);
-        self.buckets[bucket][oldest] = tag | self.epoch;
+        self.buckets[bucket][oldest] = first + self.epoch;
     }
 
     fn wipe_bucket(&mut self) {
         let epoch = self.epoch;
         for entry in &mut self.buckets[self.wipe] {
-            if epoch.wrapping_sub(*entry) & EPOCH_MASK > EPOCHS {
+            if *entry != 0 && Self::age(*entry, epoch) > REMEMBERED {
                 *entry = 0;
             }
         }

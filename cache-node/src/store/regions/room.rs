@@ -63,7 +63,7 @@ impl Store {
             for region in self.regions.target().all().filter(|r| r.evicts()) {
                 let mut stuck = false;
                 while !stuck && region.is_over(held) && Instant::now() < until {
-                    stuck = self.evict_timed(&region.eviction).is_none();
+                    stuck = self.evict_from(&region.eviction).is_none();
                 }
                 region.stuck.store(stuck, Ordering::Relaxed);
             }
