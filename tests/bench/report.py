@@ -90,7 +90,7 @@ def memory(part):
         low = min(p[1] for p in row["points"])
         rows.append([what, "TTL" if row["ttl"] else "no TTL", f"{row['worst']:.1f}", f"{row['at']:,}", f"{low:.1f}", goal, met])
     first, last = (f"{row['points'][i][0]:,}" for row in part["rows"][-1:] for i in (0, -1))
-    return (f"### Bytes a key beyond key and value\n\nResident memory; keys of 16 bytes, values of 8; the worst over {first} to {last} keys in steps of 19 %.\n\n"
+    return (f"### Bytes a key beyond key and value\n\nResident memory; keys of 16 bytes, values of 8; the worst over {first} to {last} keys in steps of 19 %; cache-node with the queues of S3-FIFO.\n\n"
             + table(["", "", "worst", "at keys", "best", "goal", ""], rows))
 
 

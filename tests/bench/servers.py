@@ -130,22 +130,22 @@ class Programs:
             versions[name] = found[1] if found else None
         return {"versions": versions, "cores": os.cpu_count(), "kernel": platform.release().split("-")[0]}
 
-    def start(self, name, *, slots=SLOTS, wrapper=(), wait_s=20):
-        """Starts a server with one thread for clients, no persistence, and waits until it answers."""
+    def start(self, name, *, slots=SLOTS, wrapper=(), flags=(), wait_s=20):
+        """Starts a server with one thread for clients, no persistence, and waits until it answers. `flags` are for cache-node alone."""
         files = tempfile.mkdtemp(prefix="cache-bench-")
         port = free_port()
         if name == "cache-node":
-            return self._start_node(files, port, slots, wrapper, wait_s)
+            return self._start_node(files, port, slots, wrapper, flags, wait_s)
         flags = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", files, "--protected-mode", "no"]
         return self._spawn(name, [*wrapper, self.paths[name], *map(str, flags)], port, files, wait_s)
 
-    def _start_node(self, files, port, slots, wrapper, wait_s):
+    def _start_node(self, files, port, slots, wrapper, more, wait_s):
         """As a member of a cluster with metrics on, primary of the first `slots` slots."""
         control, metrics = free_port(), free_port()
         password = pathlib.Path(files, "control")
         password.write_text("bench-control")
         flags = ["--cluster", "--member", "main-0-0", "--port", port, "--threads", 1, "--control-port", control, "--metrics-port", metrics,
-                 "--control-password-file", password, "--log-level", "warn"]
+                 "--control-password-file", password, "--log-level", "warn", *more]
         server = self._spawn("cache-node", [*wrapper, self.paths["cache-node"], *map(str, flags)], port, files, wait_s)
         node = Client(control)
         node.ask("AUTH", "bench-control")

@@ -361,14 +361,54 @@ fn is_timed(command: &Command) -> bool {
 
 /// The first eight bytes of a name, in lower case.
 fn beginning(name: &[u8]) -> u64 {
-    let mut bytes = [0; 8];
-    for (to, b) in bytes.iter_mut().zip(name) {
-        *to = b.to_ascii_lowercase();
-    }
-    u64::from_le_bytes(bytes)
+    let word = match name {
+        [a, b, c] => u64::from_le_bytes([*a, *b, *c, 0, 0, 0, 0, 0]),
+        _ => match name.first_chunk::<8>() {
+            Some(bytes) => u64::from_le_bytes(*bytes),
+            None => {
+                let mut bytes = [0; 8];
+                bytes[..name.len()].copy_from_slice(name);
+                u64::from_le_bytes(bytes)
+            }
+        },
+    };
+    lower(word)
+}
+
+/// Eight bytes at once, those from `A` to `Z` in lower case.
+fn lower(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let low = word & (ONES * 0x7F);
+    let from_a = low + ONES * (0x80 - b'A' as u64);
+    let beyond_z = low + ONES * (0x7F - b'Z' as u64);
+    let upper = (from_a ^ beyond_z) & !word & (ONES * 0x80);
+    word | upper >> 2
 }
 
 fn hash(length: usize, beginning: u64) -> usize {
     let mixed = (beginning ^ length as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed >> 54) as usize % BUCKETS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_lowered_as_byte_by_byte() {
+        for byte in 0..=u8::MAX {
+            for at in 0..8 {
+                let mut bytes = *b"aZ@[`{z\xFF";
+                bytes[at] = byte;
+                let lowered = bytes.map(|b| b.to_ascii_lowercase());
+                assert_eq!(
+                    lower(u64::from_le_bytes(bytes)),
+                    u64::from_le_bytes(lowered)
+                );
+            }
+        }
+        assert_eq!(beginning(b"GeT"), beginning(b"get"));
+        assert_eq!(beginning(b"SETBITxx"), u64::from_le_bytes(*b"setbitxx"));
+        assert_eq!(beginning(b"MGET"), beginning(b"mget"));
+    }
 }

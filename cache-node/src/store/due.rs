@@ -5,8 +5,6 @@
 //! bucket, counted from an origin of its own, and allocates them with its first item that has an expiry. They are lower bounds: an expiry
 //! that moves into the future is noticed when the bucket is looked at.
 
-use super::segment::BUCKETS_MAX;
-
 /// A unit of time, in Unix milliseconds from [`BASE_MS`] on; `u32::MAX` is never.
 pub type Due = u32;
 pub const NEVER: Due = u32::MAX;
@@ -34,7 +32,8 @@ pub fn unit_of(now_ms: u64) -> Due {
 /// The due times of a segment's buckets.
 #[derive(Debug)]
 pub struct Dues {
-    codes: Option<Box<[u16; BUCKETS_MAX]>>,
+    /// One a bucket.
+    codes: Option<Box<[u16]>>,
     origin: Due,
     min: Due,
 }
@@ -67,24 +66,24 @@ impl Dues {
             .map(|code| std::ptr::from_ref(code).cast())
     }
 
-    /// A bucket has got an item that is due then.
-    pub fn note(&mut self, bucket: usize, due: Due) {
+    /// A bucket, of so many, has got an item that is due then.
+    pub fn note(&mut self, bucket: usize, buckets: usize, due: Due) {
         if due == NEVER {
             return;
         }
         let before = self.of(bucket);
         if due < before {
-            self.set(bucket, due);
+            self.set(bucket, buckets, due);
         }
     }
 
     /// What a bucket's items say, all of them.
-    pub fn set(&mut self, bucket: usize, due: Due) {
+    pub fn set(&mut self, bucket: usize, buckets: usize, due: Due) {
         if self.codes.is_none() {
             if due == NEVER {
                 return;
             }
-            self.codes = Some(Box::new([NONE; BUCKETS_MAX]));
+            self.codes = Some(vec![NONE; buckets].into_boxed_slice());
             self.origin = due;
         }
         let was_min = self.of(bucket) == self.min;
@@ -131,14 +130,23 @@ impl Dues {
 
     /// The earliest time becomes the origin. `bucket` is to be `due`.
     fn move_origin(&mut self, bucket: usize, due: Due) {
-        let Some(codes) = self.codes.take() else {
+        let Some(mut codes) = self.codes.take() else {
             return;
         };
-        let mut times = codes.map(|code| self.decode(code));
-        times[bucket] = due;
-        self.origin = times.iter().min().copied().unwrap_or(due);
-        self.codes = Some(Box::new(times.map(|time| self.code(time))));
-        self.min = self.origin;
+        let others = codes.iter().enumerate().filter(|&(i, _)| i != bucket);
+        let least = others.map(|(_, &code)| self.decode(code)).min();
+        let origin = due.min(least.unwrap_or(NEVER));
+        for code in &mut codes {
+            let time = self.decode(*code);
+            *code = match time {
+                NEVER => NONE,
+                time => time.saturating_sub(origin).min(u32::from(FAR)) as u16,
+            };
+        }
+        self.origin = origin;
+        codes[bucket] = self.code(due);
+        self.codes = Some(codes);
+        self.min = origin;
     }
 
     /// Buckets that are due, from `from` on: the first, if any.
@@ -156,6 +164,7 @@ impl Dues {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::segment::BUCKETS_MAX;
     use crate::store::tests::Lcg;
 
     #[test]
@@ -186,15 +195,15 @@ mod tests {
                 let due = now + random.below(reach) as u32;
                 match random.below(4) {
                     0 => {
-                        dues.set(bucket, NEVER);
+                        dues.set(bucket, BUCKETS_MAX, NEVER);
                         plain[bucket] = NEVER;
                     }
                     1 => {
-                        dues.set(bucket, due);
+                        dues.set(bucket, BUCKETS_MAX, due);
                         plain[bucket] = due;
                     }
                     _ => {
-                        dues.note(bucket, due);
+                        dues.note(bucket, BUCKETS_MAX, due);
                         plain[bucket] = plain[bucket].min(due);
                     }
                 }
@@ -221,7 +230,7 @@ mod tests {
                 }
                 // Whoever looks says how it is.
                 for bucket in found {
-                    dues.set(bucket, plain[bucket]);
+                    dues.set(bucket, BUCKETS_MAX, plain[bucket]);
                 }
                 assert!(dues.min() <= plain.iter().min().copied().unwrap());
             }

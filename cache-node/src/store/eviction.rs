@@ -20,6 +20,8 @@ const TIMED: u64 = 16;
 /// Items a sampled policy looks at, and places at most.
 const SAMPLES: usize = 20;
 const PLACES: usize = 40;
+/// Places without any item that may go, beyond which there is none.
+const EMPTY: usize = 16;
 /// Queues hold at most so many entries for each key that is there, and so many in any case.
 const QUEUED_MAX: usize = 3;
 const QUEUED_FREE: usize = 1 << 16;
@@ -383,7 +385,7 @@ impl Store {
     /// Of some items at random places the one with the lowest score: its slot and hash.
     fn sample(&self, whose: &Eviction) -> Option<(u16, u64)> {
         let mut best: Option<Scored> = None;
-        let mut seen = 0;
+        let (mut seen, mut empty) = (0, 0);
         for _ in 0..PLACES {
             let random = self.eviction.random();
             let first = (random % DOMAINS as u64) as usize;
@@ -393,7 +395,14 @@ impl Store {
                 let scored = guard.scores(whose, domain as u16, random >> 10);
                 (!scored.is_empty()).then_some(scored)
             });
-            let scored = found?;
+            // Most of a table's segments may be empty: another place may have some.
+            let Some(scored) = found else {
+                empty += 1;
+                if empty == EMPTY {
+                    break;
+                }
+                continue;
+            };
             seen += scored.len();
             best = scored.into_iter().chain(best).min();
             if seen >= SAMPLES {

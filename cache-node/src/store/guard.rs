@@ -45,8 +45,6 @@ pub struct Guard<'s> {
     /// Further domains, ascending.
     more: Vec<(usize, MutexGuard<'s, Domain>)>,
     effects: Option<Effects>,
-    /// What was cleared: freed after the locks are released.
-    garbage: Vec<Cleared>,
     /// Its changes are not logged.
     replay: bool,
     /// Whether an item is expired is another node's decision.
@@ -55,6 +53,14 @@ pub struct Guard<'s> {
     room: Room,
     /// A collection has become empty and is gone.
     emptied: bool,
+    rare: Option<Box<Rare<'s>>>,
+}
+
+/// What few Guards need: so that the others are small, as they are moved often.
+#[derive(Default)]
+struct Rare<'s> {
+    /// What was cleared: freed after the locks are released.
+    garbage: Vec<Cleared>,
     /// Where its locks go when it is dropped; None: they are released.
     home: Option<Home<'s>>,
     /// The default expiry of the collection that the next effect makes.
@@ -67,19 +73,29 @@ impl<'s> Guard<'s> {
         mut domains: impl Iterator<Item = (usize, MutexGuard<'s, Domain>)>,
     ) -> Option<Self> {
         let first = domains.next()?;
-        Some(Self {
+        let mut guard = Self::of_one(store, first.0, first.1);
+        guard.more = domains.collect();
+        Some(guard)
+    }
+
+    /// With one domain.
+    #[inline]
+    pub(super) fn of_one(store: &'s Store, n: usize, domain: MutexGuard<'s, Domain>) -> Self {
+        Self {
             store,
-            first: Some(first),
-            more: domains.collect(),
+            first: Some((n, domain)),
+            more: Vec::new(),
             effects: None,
-            garbage: Vec::new(),
             replay: false,
             as_told: false,
             room: Room::Limit,
             emptied: false,
-            home: None,
-            born: None,
-        })
+            rare: None,
+        }
+    }
+
+    fn rare(&mut self) -> &mut Rare<'s> {
+        self.rare.get_or_insert_default()
     }
 
     pub fn store(&self) -> &'s Store {
@@ -312,7 +328,7 @@ impl<'s> Guard<'s> {
         let removed = (table.len(), table.expiring as usize);
         self.store.counters.removed(removed.0, removed.1);
         let regions = self.domain(slot).regions.as_deref().cloned();
-        self.garbage.push(Cleared {
+        self.rare().garbage.push(Cleared {
             slot,
             table,
             regions,
@@ -467,7 +483,11 @@ impl<'s> Guard<'s> {
             let item_bytes = table.item_bytes;
             let empty = std::mem::take(table);
             table.item_bytes = item_bytes;
-            store.defer_free(vec![empty]);
+            store.leave_tables(vec![Cleared {
+                slot,
+                table: empty,
+                regions: None,
+            }]);
             return;
         }
         // SAFETY: as in `insert`.
@@ -531,7 +551,8 @@ impl<'s> Guard<'s> {
             .effects
             .get_or_insert_with(|| SPARE.take().unwrap_or_default());
         effects.push(p, command);
-        if let (Some(time), [_, key, ..]) = (self.born.take(), command) {
+        let born = self.rare.as_mut().and_then(|rare| rare.born.take());
+        if let (Some(time), [_, key, ..]) = (born, command) {
             effects.push(p, &[b"PEXPIREAT", key, time.to_string().as_bytes()]);
         }
     }
@@ -539,23 +560,28 @@ impl<'s> Guard<'s> {
     /// The default expiry of a key that is being made, which is logged after the effect that makes it.
     fn born(&mut self, p: Point, key: &[u8], now_ms: u64) -> Option<u64> {
         let expires_at = self.default_expiry(p, key, now_ms);
-        self.born = expires_at.filter(|_| self.logs(p));
+        let logged = expires_at.filter(|_| self.logs(p));
+        if logged.is_some() || self.rare.is_some() {
+            self.rare().born = logged;
+        }
         expires_at
     }
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if self.home.is_some() {
-            return self.go_home();
+        if self.rare.is_some() && self.goes_home() {
+            return;
         }
         if let Some(mut effects) = self.effects.take() {
             self.store.log.push(&effects);
             effects.clear();
             SPARE.set(Some(effects));
         }
-        if !self.garbage.is_empty() {
-            self.store.leave_tables(std::mem::take(&mut self.garbage));
+        if let Some(rare) = self.rare.take()
+            && !rare.garbage.is_empty()
+        {
+            self.store.leave_tables(rare.garbage);
         }
     }
 }

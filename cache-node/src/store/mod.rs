@@ -256,8 +256,10 @@ impl Store {
     }
 
     /// Locks the domain of a slot: spins a little, then parks.
+    #[inline]
     pub fn lock(&self, slot: u16) -> Guard<'_> {
-        self.lock_domains(std::iter::once(domain_of(slot)))
+        let domain = domain_of(slot);
+        Guard::of_one(self, domain, self.lock_domain(domain))
     }
 
     /// Locks the domains of several slots, in ascending order.
@@ -274,9 +276,13 @@ impl Store {
     }
 
     /// As [`Store::lock_slots`], but asks now and then, while it waits, whether to go on. None: not to; nothing is locked.
+    #[inline]
     pub fn lock_slots_while(&self, slots: &[u16], go_on: impl Fn() -> bool) -> Option<Guard<'_>> {
         if let [slot] = slots {
-            return self.lock_domains_while(std::iter::once(domain_of(*slot)), &go_on);
+            let domain = domain_of(*slot);
+            let lock = &self.domains[domain].0;
+            let locked = lock.try_lock().or_else(|| self.wait_while(lock, &go_on))?;
+            return Some(Guard::of_one(self, domain, locked));
         }
         self.lock_domains_while(domains_of(slots).into_iter(), &go_on)
     }

@@ -97,7 +97,7 @@ pub(super) fn due(pages: &Pages, domain: &Domain, from: (u16, usize, usize), now
 }
 
 /// Fetches a cache line. Any address will do: one that cannot be read is passed over.
-fn line(at: *const u8) {
+pub(super) fn line(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch touches nothing that a program can see.
     unsafe {

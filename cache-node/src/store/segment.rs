@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use super::due::{Due, Dues};
 use super::pages::{Pages, RUN_MAX, Ref};
 use super::point::{POS_BITS, POS_END};
+use super::prefetch;
 
 /// Entries of a bucket.
 pub const ENTRIES: usize = 12;
@@ -226,10 +227,18 @@ impl Segment {
         phase: bool,
         entry: &dyn Fn(Ref) -> Entry,
     ) {
+        self.fetch_items(pages);
         let entries: Vec<Entry> = self.refs().map(entry).collect();
         let rebuilt = Self::with(pages, buckets, self.depth, &entries, phase);
         self.free(pages);
         *self = rebuilt;
+    }
+
+    /// Fetches all its items: whoever asks each for its hash waits for memory once and not for each.
+    pub fn fetch_items(&self, pages: &Pages) {
+        for at in self.refs() {
+            prefetch::line(pages.chunk(at).0.as_ptr());
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -363,7 +372,7 @@ impl Segment {
             }
             self.buckets_mut()[home].header |= SPILLED;
         }
-        self.dues.note(bucket, entry.due);
+        self.dues.note(bucket, self.bucket_count(), entry.due);
         self.len += 1;
         Ok(())
     }
@@ -371,7 +380,8 @@ impl Segment {
     /// Adds an entry that no bucket has place for.
     pub fn push_extra(&mut self, entry: Entry) {
         self.extra.push(entry.at.0);
-        self.dues.note(self.bucket_count() - 1, entry.due);
+        let buckets = self.bucket_count();
+        self.dues.note(buckets - 1, buckets, entry.due);
         self.len += 1;
     }
 
@@ -381,7 +391,7 @@ impl Segment {
             Place::Entry { bucket, .. } => usize::from(bucket),
             Place::Extra(_) => self.bucket_count() - 1,
         };
-        self.dues.note(bucket, due);
+        self.dues.note(bucket, self.bucket_count(), due);
     }
 
     /// When its next item is due, or earlier.
@@ -398,7 +408,7 @@ impl Segment {
 
     /// Says when a bucket's next item is due.
     pub fn set_due(&mut self, bucket: usize, due: Due) {
-        self.dues.set(bucket, due);
+        self.dues.set(bucket, self.bucket_count(), due);
     }
 
     /// The entries that lie in a bucket, wherever their home is; with the last bucket those without a place.

@@ -233,6 +233,7 @@ impl Table {
         let start = old.start(pos);
         let middle = start + (old.span() >> 1);
         let end = start + old.span();
+        old.fetch_items(pages);
         let entries = old.refs().map(entry).chain([added]);
         let (low, high): (Vec<_>, Vec<_>) = entries.partition(|e| e.hash >> 16 < middle);
         self.segments[index].free(pages);
@@ -390,18 +391,27 @@ impl Table {
         None
     }
 
-    /// Shows entries from a random place on, all of them at most, while `more` says yes.
+    /// Shows entries from a random place on, while `more` says yes; not beyond so many segments, as thousands may be empty.
     pub fn some_from(&self, random: u64, more: &mut dyn FnMut(Ref) -> bool) {
+        const SEGMENTS: usize = 1024;
         if self.len == 0 {
             return;
         }
-        let segment = &self.segments[(random % self.segments.len() as u64) as usize];
-        let count = segment.bucket_count();
-        let first = (random >> 20) as usize % count;
-        for bucket in (first..count).chain(0..first) {
-            for (_, at) in segment.places(bucket) {
-                if !more(at) {
-                    return;
+        let count = self.segments.len();
+        let segment = (random % count as u64) as usize;
+        let bucket = (random >> 20) as usize;
+        for segment in (segment..count).chain(0..segment).take(SEGMENTS) {
+            let segment = &self.segments[segment];
+            if segment.len() == 0 {
+                continue;
+            }
+            let count = segment.bucket_count();
+            let first = bucket % count;
+            for bucket in (first..count).chain(0..first) {
+                for (_, at) in segment.places(bucket) {
+                    if !more(at) {
+                        return;
+                    }
                 }
             }
         }

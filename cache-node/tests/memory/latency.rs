@@ -3,6 +3,7 @@
 //! It reports and asserts nothing: how long a request takes is also the machine's doing.
 //! `cargo test --release -p cache-node --test memory latency -- --ignored --nocapture`
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -16,6 +17,8 @@ const INTERVAL: Duration = Duration::from_millis(1);
 /// What the writer sends at once, and how often.
 const BATCH: usize = 16;
 const BATCH_INTERVAL: Duration = Duration::from_millis(2);
+/// Bytes of a key and what it costs beside its value.
+const OVERHEAD: usize = 40;
 const PHASE: Duration = Duration::from_secs(15);
 
 /// What is written in a phase: name, bytes of a value, milliseconds to live.
@@ -86,6 +89,27 @@ fn report(policy: Option<&str>, took: &mut [Vec<Duration>]) {
     }
 }
 
+/// Keys of one phase, of which the first so many are deleted.
+struct Written {
+    kind: String,
+    count: u64,
+    deleted: u64,
+    size: usize,
+}
+
+/// The next key to be deleted, of the oldest phase that has some, and its bytes.
+fn oldest(written: &mut VecDeque<Written>) -> (Vec<u8>, usize) {
+    while written.len() > 1 && written[0].deleted == written[0].count {
+        written.pop_front();
+    }
+    // In an order that has nothing to do with where they lie, once none are added.
+    let stride = if written.len() > 1 { 1_000_003 } else { 1 };
+    let first = &mut written[0];
+    let i = first.deleted * stride % first.count;
+    first.deleted += 1;
+    (key(&first.kind, i), first.size + OVERHEAD)
+}
+
 fn through_shifts(policy: Option<&str>) {
     let process = Process::start(LIMIT, policy);
     let mut client = Client::connect(&process);
@@ -96,32 +120,38 @@ fn through_shifts(policy: Option<&str>) {
     }
     client.take();
     let probe = Probe::start(&process);
-    let mut written = std::collections::VecDeque::from([("first".to_owned(), filled, 0u64, 64)]);
-    for (number, (_, size, ttl)) in PHASES.into_iter().enumerate() {
+    let mut written = VecDeque::from([Written {
+        kind: "first".to_owned(),
+        count: filled,
+        deleted: 0,
+        size: 64,
+    }]);
+    for (number, (name, size, ttl)) in PHASES.into_iter().enumerate() {
         probe.phase.store(number, Ordering::Relaxed);
-        let (kind, value) = (format!("phase{number}"), vec![b'v'; size]);
-        let (begin, mut batches, mut count, mut owed) = (Instant::now(), 0u32, 0, 0);
+        let value = vec![b'v'; size];
+        written.push_back(Written {
+            kind: format!("phase{number}"),
+            count: 0,
+            deleted: 0,
+            size,
+        });
+        let (begin, mut batches, mut owed) = (Instant::now(), 0u32, 0);
         while begin.elapsed() < PHASE {
             for _ in 0..BATCH {
-                owed += size + 40;
+                owed += size + OVERHEAD;
                 // As many bytes go as come; what has expired goes by itself.
                 while policy.is_none() && ttl.is_none() && owed > 0 {
-                    let Some((kind, keys, deleted, bytes)) = written.front_mut() else {
-                        break;
-                    };
-                    client.send(&[b"DEL", &key(kind, *deleted * 1_000_003 % *keys)]);
-                    *deleted += 1;
-                    owed = owed.saturating_sub(*bytes + 40);
-                    if *deleted == *keys {
-                        written.pop_front();
-                    }
+                    let (key, bytes) = oldest(&mut written);
+                    client.send(&[b"DEL", &key]);
+                    owed = owed.saturating_sub(bytes);
                 }
-                let key = key(&kind, count);
+                let now = written.back_mut().unwrap();
+                let key = key(&now.kind, now.count);
                 match ttl {
                     Some(ms) => client.send(&[b"SET", &key, &value, b"PX", ms.as_bytes()]),
                     None => client.send(&[b"SET", &key, &value]),
                 }
-                count += 1;
+                now.count += 1;
             }
             client.flush();
             batches += 1;
@@ -129,10 +159,10 @@ fn through_shifts(policy: Option<&str>) {
         }
         let outcome = client.take();
         println!(
-            "{policy:?}, {}: {count} written, {} refused",
-            PHASES[number].0, outcome.refused
+            "{policy:?}, {name}: {} written, {} refused",
+            written.back().unwrap().count,
+            outcome.refused
         );
-        written.push_back((kind, count, 0, size));
     }
     probe.stop.store(true, Ordering::Relaxed);
     report(policy, &mut probe.thread.join().unwrap());

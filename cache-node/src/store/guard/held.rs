@@ -24,7 +24,7 @@ impl<'s> Held<'s> {
     /// The locks, to be used as if they had just been taken. None: they are lent already.
     pub fn lend(&self) -> Option<Guard<'s>> {
         let mut guard = self.0.borrow_mut().take()?;
-        guard.home = Some(self.0.clone());
+        guard.rare().home = Some(self.0.clone());
         Some(guard)
     }
 
@@ -41,25 +41,28 @@ impl Guard<'_> {
             || self.more.binary_search_by_key(&wanted, |(n, _)| *n).is_ok()
     }
 
-    /// Gives the locks back to whoever lent them.
-    pub(super) fn go_home(&mut self) {
-        let Some(home) = self.home.take() else {
-            return;
+    /// Gives the locks back to whoever lent them. False: nobody did.
+    #[cold]
+    pub(super) fn goes_home(&mut self) -> bool {
+        let Some(home) = self.rare.as_mut().and_then(|rare| rare.home.take()) else {
+            return false;
         };
+        if let Some(rare) = &mut self.rare {
+            rare.born = None;
+        }
         let back = Guard {
             store: self.store,
             first: self.first.take(),
             more: std::mem::take(&mut self.more),
             effects: self.effects.take(),
-            garbage: std::mem::take(&mut self.garbage),
             replay: self.replay,
             as_told: self.as_told,
             room: Room::Slack,
-            born: None,
             emptied: false,
-            home: None,
+            rare: self.rare.take(),
         };
         *home.borrow_mut() = Some(back);
+        true
     }
 }
 
