@@ -59,7 +59,9 @@ pub(super) fn due(pages: &Pages, domain: &Domain, from: (u16, usize, usize), now
     let (first, mut segment, mut bucket) = from;
     let tables = domain.tables.iter().enumerate().skip(usize::from(first));
     for (_, table) in tables.clone() {
-        table.segments_line().map(line);
+        if let Some(at) = table.segments_line() {
+            line(at);
+        }
     }
     let mut segments = [(0, 0); BUCKETS];
     let (mut found, mut left) = (0, SEGMENTS);
@@ -83,7 +85,9 @@ pub(super) fn due(pages: &Pages, domain: &Domain, from: (u16, usize, usize), now
         while count < BUCKETS
             && let Some(due) = segment.due_bucket(bucket, now)
         {
-            segment.line_of(due).map(line);
+            if let Some(at) = segment.line_of(due) {
+                line(at);
+            }
             buckets[count] = (slot, index, due);
             (count, bucket) = (count + 1, due + 1);
         }
