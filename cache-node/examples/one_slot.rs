@@ -88,7 +88,7 @@ fn main() -> std::io::Result<()> {
         store.tidy_queues();
         for i in 0..keys / 10 {
             let evicted = store.evict_one();
-            assert!(evicted.is_some(), "{i} were evicted of {keys}");
+            assert!(evicted.is_some(), "{i} were evicted of {count}");
         }
         report(&store, kind.name());
     }
