@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::Store;
 use super::evict::{Candidate, Mark, Policy, PolicyKind, Print, counted};
+use super::guard::Guard;
 use super::judge::Scored;
 use super::point::{DOMAINS, Point, SLOTS};
 use super::steps::Step;
@@ -315,7 +316,7 @@ impl Store {
         let (mut spared, mut passed) = (0, 0);
         while spared < TRIES {
             let candidate = whose.next();
-            match self.timed(|| self.try_candidate(whose, candidate))? {
+            match self.try_candidate(whose, candidate)? {
                 Tried::Evicted(freed) => {
                     for eviction in [whose, &self.eviction] {
                         eviction.evicted.fetch_add(1, Ordering::Relaxed);
@@ -343,12 +344,12 @@ impl Store {
         let freed = match candidate {
             Candidate::Nothing => return None,
             Candidate::Queued(print, from) => {
-                let mut guard = self.lock(print.slot());
-                return Some(guard.evict_queued(whose, print, from));
+                let judge = || self.lock(print.slot()).evict_queued(whose, print, from);
+                return Some(self.timed(judge));
             }
             Candidate::Sample => {
                 let (slot, hash) = self.sample(whose)?;
-                self.lock(slot).evict_point(whose, Point { slot, hash })
+                self.timed(|| self.lock(slot).evict_point(whose, Point { slot, hash }))
             }
             Candidate::Drawn(prints, count) => {
                 self.evict_drawn(whose, &prints[..usize::from(count)])
@@ -379,7 +380,7 @@ impl Store {
             }
         }
         let Scored { slot, hash, .. } = worst?;
-        self.lock(slot).evict_point(whose, Point { slot, hash })
+        self.timed(|| self.lock(slot).evict_point(whose, Point { slot, hash }))
     }
 
     /// Of some items at random places the one with the lowest score: its slot and hash.
@@ -391,8 +392,8 @@ impl Store {
             let first = (random % DOMAINS as u64) as usize;
             let mut domains = (first..DOMAINS).chain(0..first);
             let found = domains.find_map(|domain| {
-                let guard = self.lock_domains(std::iter::once(domain));
-                let scored = guard.scores(whose, domain as u16, random >> 10);
+                let look = |guard: Guard<'_>| guard.scores(whose, domain as u16, random >> 10);
+                let scored = self.timed(|| look(self.lock_domains(std::iter::once(domain))));
                 (!scored.is_empty()).then_some(scored)
             });
             // Most of a table's segments may be empty: another place may have some.
