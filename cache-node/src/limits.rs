@@ -184,3 +184,9 @@ pub const STACK_BYTES: usize = 8 * 1024 * 1024;
 pub const SCRIPT_DEPTH_MAX: usize = 1_000;
 /// Values that a script unpacks at once: each takes a place on Lua's stack.
 pub const SCRIPT_RESULTS_MAX: usize = 4_000;
+
+/// Different first words of errors that a thread counts by themselves, as in Redis.
+pub const ERROR_CODES_MAX: usize = 128;
+
+/// Items that a sampled policy looks at to evict one, and places at most.
+pub const EVICTION_SAMPLES: usize = 20;

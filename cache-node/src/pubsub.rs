@@ -258,6 +258,7 @@ mod tests {
                 let words = words.split("\r\n").skip(2).step_by(2);
                 words.collect::<Vec<_>>().join(" ")
             }
+            Mail::Keys(_) => "keys".to_owned(),
             Mail::SlotLeft(channel) => format!("left {}", String::from_utf8_lossy(&channel)),
         };
         client.mail.take().into_iter().map(text).collect()

@@ -117,9 +117,10 @@ impl<'a> Context<'a> {
         access: Access,
     ) {
         let tracking = self.session.tracking.as_ref();
+        // Of a script it is the keys that it has declared.
         let reader = tracking
             .and_then(|t| t.reader())
-            .filter(|_| access == Access::Read);
+            .filter(|_| access == Access::Read && !self.in_script);
         if let Some(reader) = reader {
             keys.for_each(|(key, p)| guard.track(p, key, reader));
         }

@@ -130,9 +130,7 @@ impl<'a> Context<'a> {
         (self.name, self.known) = (name, known);
         slowlog::end(node, self.session, entry, args, begun);
         if extras & extra::MONITOR != 0 {
-            // A script's name is that of its command.
-            let in_script = !self.name.starts_with("exec");
-            monitor::feed(node, self.session, entry, args, in_script);
+            monitor::feed(node, self.session, entry, args, self.in_script);
         }
         self.stats.commands[entry.index].add(1);
         let text = match result {
@@ -143,7 +141,9 @@ impl<'a> Context<'a> {
         };
         self.reply.out.truncate(mark);
         self.reply.error(&text);
-        self.stats.errors.add(1);
+        if !std::mem::take(&mut self.session.error_is_counted) {
+            self.stats.error(&text);
+        }
         self.stats.failed_commands[entry.index].add(1);
         false
     }

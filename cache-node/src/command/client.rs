@@ -106,8 +106,16 @@ fn setinfo(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// One line about a connection, as Redis writes it; fields that have no meaning here have Redis's neutral values.
-fn describe(node: &Node, client: &Client, now_ms: u64) -> String {
+/// Bytes of a command as it was sent, if it was by the protocol's rules.
+fn sent_bytes(args: Args<'_>) -> u64 {
+    let line = |n: usize| 3 + n.checked_ilog10().unwrap_or(0) as usize + 1;
+    let words = args.iter().map(|arg| line(arg.len()) + arg.len() + 2);
+    (line(args.len()) + words.sum::<usize>()) as u64
+}
+
+/// One line about a connection, as Redis writes it; fields that have no meaning here have Redis's neutral values. `executed`: bytes of the command
+/// that it is executing.
+fn describe(node: &Node, client: &Client, now_ms: u64, executed: u64) -> String {
     let labels = client.labels.lock().clone();
     let age = now_ms.saturating_sub(client.created_ms) / 1000;
     let idle = now_ms.saturating_sub(client.active_ms.load(Ordering::Relaxed)) / 1000;
@@ -142,24 +150,29 @@ fn describe(node: &Node, client: &Client, now_ms: u64) -> String {
         .entries
         .get(last)
         .map_or("NULL", |e| e.full_name.as_str());
+    let input = client.input_bytes.load(Ordering::Relaxed) + executed;
+    let output = client.output_bytes.load(Ordering::Relaxed) + client.mail.bytes() as u64;
+    let multi = client.queued_bytes.load(Ordering::Relaxed);
+    let total = size_of::<Client>() as u64 + input + output + multi;
+    // Replies wait in one buffer, and what is read is not kept: there is no list of replies, and nothing free.
     format!(
         "id={} addr={} laddr={} fd=-1 name={} age={age} idle={idle} flags={flags} db=0 sub={channels} psub={patterns} ssub={shard} multi={queued} \
-         qbuf={} obl={} events=r cmd={command} user=default redir={redirect} resp={} lib-name={} lib-ver={}\n",
+         qbuf={input} qbuf-free=0 argv-mem={executed} multi-mem={multi} rbs={output} rbp={output} obl={output} oll=0 omem=0 tot-mem={total} events=r \
+         cmd={command} user=default redir={redirect} resp={} lib-name={} lib-ver={}\n",
         client.id,
         client.address,
         client.local,
         String::from_utf8_lossy(&labels.name),
-        client.input_bytes.load(Ordering::Relaxed),
-        client.output_bytes.load(Ordering::Relaxed),
         if client.has(flag::RESP3) { 3 } else { 2 },
         String::from_utf8_lossy(&labels.library),
         String::from_utf8_lossy(&labels.library_version),
     )
 }
 
-fn info(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
+fn info(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     context.session.publish();
-    let text = describe(context.node, &context.session.client, context.now_ms);
+    let (client, now_ms) = (&context.session.client, context.now_ms);
+    let text = describe(context.node, client, now_ms, sent_bytes(args));
     context.reply.verbatim(&text);
     Ok(())
 }
@@ -217,9 +230,13 @@ fn list(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         }
         _ => return Err(SYNTAX.into()),
     };
+    let me = context.session.client.id;
     let text: String = clients
         .iter()
-        .map(|c| describe(context.node, c, context.now_ms))
+        .map(|client| {
+            let executed = if client.id == me { sent_bytes(args) } else { 0 };
+            describe(context.node, client, context.now_ms, executed)
+        })
         .collect();
     context.reply.verbatim(&text);
     Ok(())

@@ -7,7 +7,9 @@ use super::introspect::HELP;
 use super::table::{Command, Flags, Group};
 use super::{Context, Stop, glob};
 use crate::config::units::parse_bytes;
-use crate::limits::{BULK_MAX, COMPRESSION_VALUE_MAX, INPUT_MAX, OTHER_FILES, SLOWLOG_LENGTH_MAX};
+use crate::limits::{
+    BULK_MAX, COMPRESSION_VALUE_MAX, EVICTION_SAMPLES, INPUT_MAX, OTHER_FILES, SLOWLOG_LENGTH_MAX,
+};
 use crate::node::{Node, extra};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
@@ -184,6 +186,11 @@ const PARAMETERS: &[Parameter] = &[
         set: Some(|_, text| number(text, 0, i64::MAX as u64)),
     },
     Parameter {
+        name: "latency-tracking",
+        value: |n| flag_value(n.slow.tracks.load(Ordering::Relaxed)),
+        set: Some(|_, text| yes_no(text).map(u64::from)),
+    },
+    Parameter {
         name: "list-max-listpack-size",
         value: |n| {
             n.store
@@ -241,6 +248,11 @@ const PARAMETERS: &[Parameter] = &[
                 Err(format!("argument(s) must be one of the following: {names}"))
             }
         }),
+    },
+    Parameter {
+        name: "maxmemory-samples",
+        value: |_| EVICTION_SAMPLES.to_string(),
+        set: Some(|_, text| unchanged(&EVICTION_SAMPLES.to_string(), text)),
     },
     Parameter {
         name: "notify-keyspace-events",
@@ -356,6 +368,14 @@ fn file_limit_for(clients: u64) -> Result<u64, String> {
     }
 }
 
+fn yes_no(text: &str) -> Result<bool, String> {
+    match text.to_lowercase().as_str() {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("argument must be 'yes' or 'no'".into()),
+    }
+}
+
 fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
     let value = parse_i64(text.as_bytes()).ok_or("argument couldn't be parsed into an integer")?;
     // A negative one is below any minimum.
@@ -467,6 +487,10 @@ fn put_into_force(context: &Context<'_>, name: &str, value: u64, text: &str) -> 
             node.slow.length.store(value, Ordering::Relaxed);
             node.slow.trim();
         }
+        "latency-tracking" => {
+            node.slow.tracks.store(value != 0, Ordering::Relaxed);
+            node.set_extra(extra::TIMED, node.slow.times_all());
+        }
         "latency-monitor-threshold" => {
             node.slow.latency_ms.store(value, Ordering::Relaxed);
             node.set_extra(extra::TIMED, node.slow.times_all());
@@ -540,6 +564,7 @@ fn set(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 
 fn resetstat(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
     context.node.stats.reset();
+    context.node.slow.histograms.reset();
     context.reply.ok();
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `DEBUG`: what test suites ask of a server. Refused unless `--enable-debug-command`: it can stop a thread and keep what has expired.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sha1::{Digest as _, Sha1};
@@ -22,7 +23,7 @@ use crate::store::{ItemRef, Kind};
 /// of the table, as in Redis.
 type Subcommand = (&'static str, i16, &'static str, super::Handler);
 
-const SUBCOMMANDS: [Subcommand; 9] = [
+const SUBCOMMANDS: [Subcommand; 10] = [
     ("DIGEST", 2, "A digest of all keys and values.", digest),
     (
         "DIGEST-VALUE",
@@ -49,6 +50,12 @@ const SUBCOMMANDS: [Subcommand; 9] = [
         3,
         "0: expired keys stay that nobody asks for; 1: they are removed.",
         set_active_expire,
+    ),
+    (
+        "SET-DISABLE-DENY-SCRIPTS",
+        3,
+        "1: scripts may execute what administers; 0: they may not.",
+        set_disable_deny_scripts,
     ),
     ("SLEEP", 3, "Stops this connection's thread so long.", sleep),
     (
@@ -243,9 +250,9 @@ fn log(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
 }
 
 fn object(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    let (mut guard, p) = context.read(args.at(2))?;
-    let item = guard.get(p, args.at(2), context.now_ms);
-    let item = item.ok_or("ERR no such key")?;
+    let (guard, p) = context.read(args.at(2))?;
+    // As it is held: also when it has expired, and nobody has removed it yet.
+    let item = guard.peek(p, args.at(2), 0).ok_or("ERR no such key")?;
     let text = format!(
         "Value refcount:1 encoding:{} serializedlength:{} bytes:{}",
         encoding_of(item),
@@ -331,13 +338,25 @@ fn reload(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
+fn on_off(word: &[u8]) -> Result<bool, Stop> {
+    match parse_i64(word).ok_or(NOT_INTEGER)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(SYNTAX.into()),
+    }
+}
+
 fn set_active_expire(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
-    let on = match parse_i64(args.at(2)).ok_or(NOT_INTEGER)? {
-        0 => false,
-        1 => true,
-        _ => return Err(SYNTAX.into()),
-    };
+    let on = on_off(args.at(2))?;
     context.node.store.set_sweeps(on);
+    context.reply.ok();
+    Ok(())
+}
+
+fn set_disable_deny_scripts(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
+    let on = on_off(args.at(2))?;
+    let allows_all = &context.node.scripting.allows_all;
+    allows_all.store(on, Ordering::Relaxed);
     context.reply.ok();
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::errors::{BUSY, NO_AUTH, OUT_OF_MEMORY, REGION_MAKES_ROOM};
+use super::errors::{NO_AUTH, OUT_OF_MEMORY, REGION_MAKES_ROOM};
 use super::session::ReplyMode;
-use super::table::{Entry, Flags, TABLE};
+use super::table::{Command, Entry, Flags, Group, TABLE};
 use super::{
     Context, Reason, Request, Session, Stop, monitor, pause, scripting, slowlog, transactions,
 };
@@ -37,11 +37,11 @@ pub fn execute(
         Ok(entry) => entry,
         Err(Stop::Error(text)) => {
             stats.unknown_commands.add(1);
-            stats.errors.add(1);
+            stats.error(&text);
             transactions::abort(session);
             let resp3 = session.resp3;
             Reply { out, resp3 }.error(&text);
-            after_reply(session, out, mark);
+            after_reply(session, out, mark, None);
             return Outcome::Done;
         }
         Err(Stop::Pending(reason)) => return Outcome::Pending(reason),
@@ -53,7 +53,7 @@ pub fn execute(
     let command = entry.command;
     let extras = node.extras();
     if extras != 0 {
-        if extras & extra::PAUSED != 0 && pause::holds(node, session, entry) {
+        if extras & extra::PAUSED != 0 && pause::holds(node, session, entry, args) {
             return Outcome::Pending(Reason::Paused);
         }
         if extras & extra::NOTIFY != 0 {
@@ -70,8 +70,7 @@ pub fn execute(
         transactions::abort(session);
         Err(NO_AUTH.into())
     } else if node.scripting.running.is_busy() && scripting::is_barred(node, command) {
-        transactions::abort(session);
-        Err(BUSY.into())
+        Err(transactions::busy(session, entry))
     } else if session.subscriptions.is_some() && !allowed_to_subscriber(session, command.flags) {
         transactions::abort(session);
         Err(only_subscribing(&entry.full_name))
@@ -89,6 +88,7 @@ pub fn execute(
             known: request.point.map(|point| (request.key(), point)),
             name: &entry.full_name,
             held: None,
+            in_script: false,
         };
         (command.handler)(&mut context, args)
     };
@@ -98,6 +98,8 @@ pub fn execute(
             super::blocking::serve(node, ready);
         }
     }
+    let done = result.is_ok().then_some(command);
+    let executed = session.transaction.is_none() || command.flags.has(Flags::UNQUEUED);
     match result {
         Ok(()) => {}
         Err(Stop::Pending(reason)) => {
@@ -115,23 +117,33 @@ pub fn execute(
             }
             let resp3 = session.resp3;
             Reply { out, resp3 }.error(&text);
-            stats.errors.add(1);
+            // A script's error may be that of a command in it.
+            if !std::mem::take(&mut session.error_is_counted) {
+                stats.error(&text);
+            }
             stats.failed_commands[entry.index].add(1);
         }
     }
-    stats.commands[entry.index].add(1);
-    slowlog::end(node, session, entry, args, begun);
+    // A queued one counts when it is executed.
+    if executed || done.is_none() {
+        stats.commands[entry.index].add(1);
+        slowlog::end(node, session, entry, args, begun);
+    }
     if extras != 0 {
         // What the thread does next is no command's.
         notify::clear_command();
-        let executed = session.transaction.is_none() || command.flags.has(Flags::UNQUEUED);
         if extras & extra::MONITOR != 0 && executed {
             monitor::feed(node, session, entry, args, false);
         }
     }
     after_command(session, entry);
-    after_reply(session, out, mark);
+    after_reply(session, out, mark, done);
     Outcome::Done
+}
+
+/// Whether what it answers are pushes, which are sent whatever `CLIENT REPLY` says: `SUBSCRIBE` and its siblings.
+fn confirms(command: &Command) -> bool {
+    command.group == Group::PubSub && command.flags.has(Flags::SUBSCRIBED)
 }
 
 /// Commands with more arguments are timed, whatever they are.
@@ -156,12 +168,18 @@ fn after_command(session: &mut Session, entry: &Entry) {
     }
 }
 
-/// `CLIENT REPLY OFF` and `SKIP`.
-fn after_reply(session: &mut Session, out: &mut Output, mark: crate::protocol::output::Mark) {
+/// `CLIENT REPLY OFF` and `SKIP`. `done`: the command, if it has not failed.
+fn after_reply(
+    session: &mut Session,
+    out: &mut Output,
+    mark: crate::protocol::output::Mark,
+    done: Option<&Command>,
+) {
     if session.reply == ReplyMode::On && !session.skip_next {
         return;
     }
-    if session.reply != ReplyMode::On {
+    let pushes = session.transaction.is_none() && done.is_some_and(confirms);
+    if session.reply != ReplyMode::On && !pushes {
         out.truncate(mark);
     }
     if session.reply == ReplyMode::Skip {

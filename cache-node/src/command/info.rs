@@ -16,7 +16,7 @@ use crate::store::{STEP_BOUNDS_US, STEPS};
 type Section = fn(&Node, u64, &mut Fields);
 
 /// Sections by name; whether they are shown unasked.
-const SECTIONS: [(&str, Section, bool); 12] = [
+const SECTIONS: [(&str, Section, bool); 13] = [
     ("Server", server, true),
     ("Clients", clients, true),
     ("Memory", memory, true),
@@ -26,6 +26,7 @@ const SECTIONS: [(&str, Section, bool); 12] = [
     ("Replication", replication, true),
     ("CPU", cpu, true),
     ("Commandstats", commandstats, false),
+    ("Errorstats", errorstats, true),
     ("Cluster", cluster, true),
     ("Keyspace", keyspace, true),
     ("Regions", regions, true),
@@ -309,6 +310,17 @@ fn commandstats(node: &Node, _: u64, f: &mut Fields) {
                 format_args!("calls={executed},rejected_calls={rejected},failed_calls={failed}"),
             );
         }
+    }
+}
+
+fn errorstats(node: &Node, _: u64, f: &mut Fields) {
+    let safe = |c: char| match c {
+        '#' | ':' | '\n' | '\r' => '_',
+        c => c,
+    };
+    for (code, count) in node.stats.error_codes() {
+        let code: String = code.chars().map(safe).collect();
+        f.add(&format!("errorstat_{code}"), format_args!("count={count}"));
     }
 }
 

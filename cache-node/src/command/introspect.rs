@@ -214,7 +214,7 @@ fn count(context: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
 }
 
 /// The entry of `name` or `container|name`.
-fn by_full_name(name: &[u8]) -> Option<&'static Entry> {
+pub fn by_full_name(name: &[u8]) -> Option<&'static Entry> {
     match name.iter().position(|&b| b == b'|') {
         None => TABLE.find(name),
         Some(bar) => TABLE.find_subcommand(TABLE.find(&name[..bar])?, &name[bar + 1..]),
@@ -309,6 +309,10 @@ fn getkeys(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
         return Err("ERR Invalid number of arguments specified for command".into());
     }
     if entry.command.key_count_at > 0 && counted_keys(entry.command, command).is_none() {
+        if entry.command.flags.has(Flags::NO_MANDATORY_KEYS) {
+            context.reply.array(0);
+            return Ok(());
+        }
         return Err("ERR Invalid arguments specified for command".into());
     }
     let keys = keys_of(entry.command, command);

@@ -18,6 +18,7 @@ mod errors;
 mod expiry;
 pub mod glob;
 mod hashes;
+mod histogram;
 mod hyperloglog;
 mod info;
 mod introspect;
@@ -41,7 +42,7 @@ mod sort;
 mod strings;
 pub mod table;
 mod time;
-mod tracking;
+pub mod tracking;
 mod transactions;
 mod wait;
 mod zcombine;
@@ -76,6 +77,8 @@ pub struct Context<'a> {
     pub name: &'static str,
     /// The locks of the transaction or script that the command belongs to: it finds them locked.
     pub held: Option<Held<'a>>,
+    /// A script has called it.
+    pub in_script: bool,
 }
 
 /// Executes a command. A handler that answers `Pending` has changed and written nothing.

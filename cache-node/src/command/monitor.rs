@@ -94,6 +94,23 @@ pub fn feed(node: &Node, session: &Session, entry: &Entry, args: Args<'_>, in_sc
     if flags.has(Flags::ADMIN) || flags.has(Flags::SKIP_MONITOR) {
         return;
     }
+    let secret = match entry.full_name.as_str() {
+        "auth" => 1,
+        // Its options may hold one.
+        "hello" => 2,
+        _ => usize::MAX,
+    };
+    tell(node, session, args, secret, in_script);
+}
+
+/// Tells those who listen of a script, whose commands follow.
+#[cold]
+pub fn feed_script(node: &Node, session: &Session, args: Args<'_>) {
+    tell(node, session, args, usize::MAX, false);
+}
+
+/// A line, without the arguments from `secret` on.
+fn tell(node: &Node, session: &Session, args: Args<'_>, secret: usize, in_script: bool) {
     let now = now_us();
     let mut line = format!("+{}.{:06} [0 ", now / 1_000_000, now % 1_000_000);
     match in_script {
@@ -104,12 +121,6 @@ pub fn feed(node: &Node, session: &Session, entry: &Entry, args: Args<'_>, in_sc
         }
     }
     line.push(']');
-    let secret = match entry.full_name.as_str() {
-        "auth" => 1,
-        // Its options may hold one.
-        "hello" => 2,
-        _ => usize::MAX,
-    };
     for (i, arg) in args.iter().enumerate() {
         line.push(' ');
         match i < secret {

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::errors::SYNTAX;
-use super::table::{Entry, Flags};
-use super::{Context, Session, Stop};
+use super::table::{Command, Entry, Flags};
+use super::{Context, Session, Stop, scripting};
 use crate::node::{Node, extra, now_ms};
 use crate::protocol::Args;
 use crate::protocol::number::parse_i64;
@@ -39,9 +39,10 @@ impl Pause {
 
 /// Whether a command waits for the end of a pause. Then the session knows when that is.
 #[cold]
-pub fn holds(node: &Node, session: &mut Session, entry: &Entry) -> bool {
+pub fn holds(node: &Node, session: &mut Session, entry: &Entry, args: Args<'_>) -> bool {
     let pause = &node.pause;
-    if !pause.is_on(node) {
+    // A wrong command is told so at once.
+    if !pause.is_on(node) || !entry.command.takes(args.len()) {
         return false;
     }
     let name = entry.full_name.as_str();
@@ -51,16 +52,27 @@ pub fn holds(node: &Node, session: &mut Session, entry: &Entry) -> bool {
     let writes = || match &session.transaction {
         // What is queued waits as a whole.
         Some(transaction) => name == "exec" && transaction.may_write(),
-        None => {
-            entry.command.flags.has(Flags::WRITE)
-                || matches!(name, "publish" | "spublish" | "pfcount")
-        }
+        None => may_write(node, entry, args),
     };
     if pause.writes_only.load(Ordering::Relaxed) && !writes() {
         return false;
     }
     session.due_ms = pause.until_ms.load(Ordering::Relaxed);
     true
+}
+
+/// Whether a command is one that changes what others see, though it may write no key. What a script says of itself counts.
+pub fn may_write(node: &Node, entry: &Entry, args: Args<'_>) -> bool {
+    let command = entry.command;
+    match command.flags.has(Flags::MAY_WRITE) {
+        true => scripting::may_write(node, command, args),
+        false => command.flags.has(Flags::WRITE) || is_told(command),
+    }
+}
+
+/// Whether replicas or other nodes learn of a command that writes no key.
+pub fn is_told(command: &Command) -> bool {
+    matches!(command.name, "publish" | "spublish" | "pfcount")
 }
 
 /// `CLIENT PAUSE timeout [WRITE|ALL]`

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::tracking::TrackingState;
+use super::transactions::Transaction;
 use super::wait::AckWait;
 use crate::protocol::Reply;
 use crate::pubsub::{Kind, Subscriptions};
@@ -36,12 +37,14 @@ pub struct Session {
     /// Its command waits for a key.
     pub wait: Option<super::blocking::Wait>,
     /// Commands since `MULTI`.
-    pub transaction: Option<Box<super::transactions::Transaction>>,
+    pub transaction: Option<Box<Transaction>>,
     /// Keys since `WATCH`.
     pub watches: Option<Box<Watches>>,
     pub subscriptions: Option<Box<Subscriptions>>,
     pub tracking: Option<Box<TrackingState>>,
     pub ack_wait: Option<AckWait>,
+    /// The error that its command ends with was counted before.
+    pub error_is_counted: bool,
     /// When its parked command's time is up, in Unix milliseconds.
     pub due_ms: u64,
 }
@@ -62,6 +65,7 @@ impl Session {
             subscriptions: None,
             tracking: None,
             ack_wait: None,
+            error_is_counted: false,
             due_ms: u64::MAX,
         }
     }
@@ -95,8 +99,12 @@ impl Session {
 
     /// Tells other threads of it what only this one knows.
     pub fn publish(&self) {
-        let queued = self.transaction.as_ref().map_or(-1, |t| t.len() as i64);
-        self.client.queued.store(queued, Ordering::Relaxed);
+        let of = |t: &Transaction| (t.len() as i64, t.bytes() as u64);
+        let (queued, bytes) = self.transaction.as_deref().map_or((-1, 0), of);
+        if queued != self.client.queued.load(Ordering::Relaxed) {
+            self.client.queued.store(queued, Ordering::Relaxed);
+            self.client.queued_bytes.store(bytes, Ordering::Relaxed);
+        }
         let redirect = self.tracking.as_ref().map_or(-1, |t| t.redirect() as i64);
         self.client.redirect.store(redirect, Ordering::Relaxed);
         self.client.set(flag::TRACKING, self.tracking.is_some());

@@ -4,12 +4,13 @@
 //! costs as much as a short command.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::errors::wrong_arity;
+use super::histogram::Histograms;
 use super::introspect::HELP;
 use super::table::{Command, Entry, Flags, Group};
 use super::{Context, Session, Stop};
@@ -82,11 +83,13 @@ pub const COMMANDS: &[Command] = &[
                 "O(1)",
                 "Returns a latency graph for an event.",
             ),
-            sub("histogram", -2, histogram).flags(LATENCY).doc(
-                "7.0.0",
-                "O(N) where N is the number of commands with latency information being retrieved.",
-                "Not kept: answers an error.",
-            ),
+            sub("histogram", -2, super::histogram::histogram)
+                .flags(LATENCY)
+                .doc(
+                    "7.0.0",
+                    "O(N) where N is the number of commands with latency information being retrieved.",
+                    "Returns the cumulative distribution of latencies of commands: of all with latency-tracking or a latency-monitor-threshold, else of those that may take long.",
+                ),
             HELP,
         ]),
 ];
@@ -119,6 +122,9 @@ pub struct SlowLog {
     pub length: AtomicU64,
     /// Milliseconds from which on an event is kept; 0: none is.
     pub latency_ms: AtomicU64,
+    /// All commands are timed for their histograms.
+    pub tracks: AtomicBool,
+    pub histograms: Histograms,
     entries: Mutex<Entries>,
     /// By the event's name.
     latencies: Mutex<BTreeMap<&'static str, Samples>>,
@@ -130,6 +136,8 @@ impl Default for SlowLog {
             threshold_us: AtomicI64::new(SLOWLOG_US),
             length: AtomicU64::new(SLOWLOG_LENGTH),
             latency_ms: AtomicU64::new(0),
+            tracks: AtomicBool::new(false),
+            histograms: Histograms::default(),
             entries: Mutex::default(),
             latencies: Mutex::default(),
         }
@@ -141,6 +149,7 @@ impl SlowLog {
     pub fn times_all(&self) -> bool {
         (0..1000).contains(&self.threshold_us.load(Ordering::Relaxed))
             || self.latency_ms.load(Ordering::Relaxed) > 0
+            || self.tracks.load(Ordering::Relaxed)
     }
 
     pub fn trim(&self) {
@@ -230,6 +239,7 @@ pub fn end(node: &Node, session: &Session, entry: &Entry, args: Args<'_>, begun:
         return;
     };
     let time = begun.elapsed();
+    node.slow.histograms.add(entry.index, time);
     let threshold = node.slow.threshold_us.load(Ordering::Relaxed);
     let slow = threshold >= 0 && time.as_micros() >= threshold as u128;
     if slow || node.slow.latency_ms.load(Ordering::Relaxed) > 0 {
@@ -372,8 +382,4 @@ fn graph(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     }
     context.reply.verbatim(&text);
     Ok(())
-}
-
-fn histogram(_: &mut Context<'_>, _: Args<'_>) -> Result<(), Stop> {
-    Err("ERR LATENCY HISTOGRAM is not kept here: INFO commandstats counts commands, the metrics port has a histogram of batches".into())
 }

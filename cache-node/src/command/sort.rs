@@ -186,18 +186,20 @@ fn sorted(
     mut elements: Vec<Vec<u8>>,
     kind: Kind,
     options: &Options<'_>,
+    // What is stored, or goes to a script, must not depend on chance.
+    exact: bool,
     now_ms: u64,
 ) -> Result<Vec<Vec<u8>>, Stop> {
     let mut by = options.by;
     let mut alphabetic = options.alphabetic;
     if by.is_some_and(|by| !by.contains(&b'*')) {
-        if kind != Kind::Set || options.store.is_none() {
+        if kind != Kind::Set || !exact {
             if options.descending && kind == Kind::ZSet {
                 elements.reverse();
             }
             return Ok(elements);
         }
-        // A set has no order of its own, and what is stored must not depend on chance.
+        // A set has no order of its own.
         (by, alphabetic) = (None, true);
     }
     let mut weighed = Vec::with_capacity(elements.len());
@@ -267,7 +269,8 @@ fn run(context: &mut Context<'_>, args: Args<'_>, stores: bool) -> Result<(), St
             kind => (elements(item.view(), kind), kind),
         },
     };
-    let sorted = sorted(&guard, store, found, kind, &options, now_ms)?;
+    let exact = options.store.is_some() || context.in_script;
+    let sorted = sorted(&guard, store, found, kind, &options, exact, now_ms)?;
     let (from, to) = options.range(sorted.len());
     let chosen = &sorted[from..to];
     let mut results: Vec<Option<Text>> = Vec::new();

@@ -98,16 +98,16 @@ struct Told {
     broken: Arc<AtomicBool>,
 }
 
-/// What is told in RESP3, and in RESP2 on a channel, behind its first byte.
-fn invalidation(key: Option<&[u8]>, resp3: bool) -> Bytes {
+/// What is told in RESP3, and in RESP2 on a channel, behind its first byte. None: all keys have changed.
+pub fn invalidation(keys: Option<&[&[u8]]>, resp3: bool) -> Bytes {
     let mut body = match resp3 {
         true => b"2\r\n$10\r\ninvalidate\r\n".to_vec(),
         false => b"3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n".to_vec(),
     };
-    match key {
-        Some(key) => {
+    match keys {
+        Some(keys) => {
             body.push(b'*');
-            body.extend_from_slice(&push_body(&[key]));
+            body.extend_from_slice(&push_body(keys));
         }
         None if resp3 => body.extend_from_slice(b"_\r\n"),
         None => body.extend_from_slice(b"$-1\r\n"),
@@ -116,7 +116,7 @@ fn invalidation(key: Option<&[u8]>, resp3: bool) -> Bytes {
 }
 
 impl Listener for Told {
-    fn invalidated(&self, key: Option<&[u8]>) {
+    fn invalidated(&self, key: Option<&[u8]>, prefix: Option<&Arc<[u8]>>) {
         let target = match &self.redirect {
             Some(target) if target.gone.load(Ordering::Relaxed) => {
                 if !self.broken.swap(true, Ordering::Relaxed) && self.client.has(flag::RESP3) {
@@ -135,7 +135,14 @@ impl Listener for Told {
             .iter()
             .any(|n| n.load(Ordering::Relaxed) > 0);
         if resp3 || (self.redirect.is_some() && subscribed) {
-            target.mail.put(Mail::Push(invalidation(key, resp3)));
+            match (key, prefix) {
+                // Those of one command, or transaction, go together.
+                (Some(key), Some(prefix)) => target.mail.put_key(self.client.id, prefix, key),
+                (key, _) => {
+                    let keys = key.as_ref().map(std::slice::from_ref);
+                    target.mail.put(Mail::Push(invalidation(keys, resp3)));
+                }
+            }
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use super::access::Access;
-use super::errors::{CROSS_SLOT, OUT_OF_MEMORY};
+use super::errors::{BUSY, CROSS_SLOT, OUT_OF_MEMORY};
 use super::introspect::keys_of;
 use super::table::{Command, Entry, Flags, Group};
-use super::{Claim, Context, Reason, Session, Stop};
+use super::{Claim, Context, Reason, Session, Stop, pause};
 use crate::node::Node;
 use crate::protocol::{Args, Reply, Words};
 use crate::store::Watches;
@@ -67,6 +67,8 @@ pub struct Transaction {
     bytes: usize,
     /// A command could not be queued: `EXEC` refuses.
     aborted: bool,
+    /// One of them may write.
+    writes: bool,
 }
 
 impl Transaction {
@@ -75,10 +77,14 @@ impl Transaction {
         self.queued.len()
     }
 
+    /// Bytes of what is queued.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether one of them may write.
     pub fn may_write(&self) -> bool {
-        let writes = |(entry, _): &(&Entry, Words)| entry.command.flags.has(Flags::WRITE);
-        self.queued.iter().any(writes)
+        self.writes
     }
 }
 
@@ -106,6 +112,17 @@ pub fn wrong_arity(session: &mut Session, name: &str) -> Stop {
     }
 }
 
+/// A command that comes while a script holds everything: `EXEC` itself ends the transaction by it.
+#[cold]
+pub fn busy(session: &mut Session, entry: &Entry) -> Stop {
+    if entry.full_name != "exec" || session.transaction.take().is_none() {
+        abort(session);
+        return BUSY.into();
+    }
+    session.watches = None;
+    format!("EXECABORT Transaction discarded because of: {BUSY}").into()
+}
+
 /// Checks a command and puts it behind those of the transaction.
 pub fn queue(
     node: &Node,
@@ -130,6 +147,7 @@ pub fn queue(
         return Err("ERR the transaction is longer than client-query-buffer-limit".into());
     }
     transaction.claim.add(&node.store, entry, args);
+    transaction.writes |= pause::may_write(node, entry, args);
     transaction.queued.push((entry, words));
     reply.simple("QUEUED");
     Ok(())

@@ -1,11 +1,13 @@
 //! Counters of the server's threads. Each thread counts on its own cache lines; whoever asks adds them up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::command::table::COMMANDS_MAX;
+use crate::limits::ERROR_CODES_MAX;
 
 /// Upper bounds of the histogram of batches, in microseconds; one more for what is beyond.
 pub const BATCH_BOUNDS_US: [u64; 14] = [
@@ -45,6 +47,8 @@ pub struct ThreadStats {
     pub parked: Counter,
     pub unknown_commands: Counter,
     pub errors: Counter,
+    /// Errors by their first word.
+    error_codes: Mutex<BTreeMap<Box<str>, u64>>,
     pub hits: Counter,
     pub misses: Counter,
     pub input_bytes: Counter,
@@ -63,6 +67,7 @@ impl Default for ThreadStats {
             parked: Counter::default(),
             unknown_commands: Counter::default(),
             errors: Counter::default(),
+            error_codes: Mutex::default(),
             hits: Counter::default(),
             misses: Counter::default(),
             input_bytes: Counter::default(),
@@ -75,6 +80,26 @@ impl Default for ThreadStats {
 }
 
 impl ThreadStats {
+    /// Counts a command that was refused before it was executed.
+    pub fn rejected(&self, command: usize) {
+        self.commands[command].add(1);
+        self.failed_commands[command].add(1);
+        self.rejected_commands[command].add(1);
+    }
+
+    /// Counts an error that is told to a client.
+    #[cold]
+    pub fn error(&self, text: &str) {
+        self.errors.add(1);
+        let code = text.split(' ').next().unwrap_or_default();
+        let mut codes = self.error_codes.lock();
+        if let Some(count) = codes.get_mut(code) {
+            *count += 1;
+        } else if codes.len() < ERROR_CODES_MAX {
+            codes.insert(code.into(), 1);
+        }
+    }
+
     /// Counts a batch of commands that took so long.
     pub fn batch(&self, us: u64) {
         let bucket = BATCH_BOUNDS_US.partition_point(|&bound| bound < us);
@@ -106,6 +131,17 @@ impl Stats {
         self.threads.lock().iter().map(|t| which(t).get()).sum()
     }
 
+    /// Errors by their first word.
+    pub fn error_codes(&self) -> BTreeMap<Box<str>, u64> {
+        let mut all = BTreeMap::new();
+        for thread in self.threads.lock().iter() {
+            for (code, count) in thread.error_codes.lock().iter() {
+                *all.entry(code.clone()).or_default() += count;
+            }
+        }
+        all
+    }
+
     /// Commands executed.
     pub fn commands(&self) -> u64 {
         (0..COMMANDS_MAX)
@@ -135,6 +171,7 @@ impl Stats {
                 &t.output_closed,
             ];
             single.into_iter().for_each(Counter::reset);
+            t.error_codes.lock().clear();
         }
         self.connections.store(0, Ordering::Relaxed);
         self.rejected_connections.store(0, Ordering::Relaxed);
@@ -159,7 +196,16 @@ mod tests {
         }
         let counts: Vec<u64> = a.batches.iter().map(Counter::get).collect();
         assert_eq!((counts[0], counts[1], counts[13], counts[14]), (2, 1, 1, 1));
+        a.error("OOM no memory");
+        b.error("OOM");
+        b.error("ERR a");
+        let codes: Vec<_> = stats.error_codes().into_iter().collect();
+        assert_eq!(codes, [("ERR".into(), 1), ("OOM".into(), 2)]);
+        (0..2 * ERROR_CODES_MAX).for_each(|i| b.error(&format!("E{i}")));
+        assert_eq!(stats.error_codes().len(), ERROR_CODES_MAX);
+        assert_eq!(stats.sum(|t| &t.errors), 3 + 2 * ERROR_CODES_MAX as u64);
         stats.reset();
+        assert!(stats.error_codes().is_empty());
         assert_eq!((stats.sum(|t| &t.hits), stats.commands()), (0, 0));
     }
 }

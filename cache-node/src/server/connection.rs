@@ -10,7 +10,7 @@ use mio::net::TcpStream;
 use super::mail::{Mail, Post};
 use super::registry::{Client, flag};
 use super::turn::{Arrived, Halt, Tools, Turn, Work};
-use crate::command::{Outcome, Reason, Request, Session, execute};
+use crate::command::{Outcome, Reason, Request, Session, execute, tracking};
 use crate::limits::{BUFFER_KEEP, COMMANDS_TURN, OUTPUT_MAX, OUTPUT_PAUSE, READ_TURN};
 use crate::metrics::stats::ThreadStats;
 use crate::node::{Node, now_ms};
@@ -124,6 +124,12 @@ impl Connection {
                     self.output.push(&body);
                 }
                 Mail::Plain(line) => self.output.push(&line),
+                Mail::Keys(changed) => {
+                    let keys: Vec<&[u8]> = changed.keys.iter().map(Vec::as_slice).collect();
+                    self.output.push_byte(if resp3 { b'>' } else { b'*' });
+                    self.output
+                        .push(&tracking::invalidation(Some(&keys), resp3));
+                }
                 Mail::SlotLeft(channel) => {
                     let out = &mut self.output;
                     self.session.leave_slot(&channel, &mut Reply { out, resp3 });

@@ -36,6 +36,8 @@ pub struct Client {
     pub subscriptions: [AtomicU32; 3],
     /// Commands of its transaction; -1: it is in none.
     pub queued: AtomicI64,
+    /// Bytes of these.
+    pub queued_bytes: AtomicU64,
     /// The client that it has its invalidations sent to; -1: it tracks no keys.
     pub redirect: AtomicI64,
     /// What others have for it.
@@ -79,6 +81,7 @@ impl Client {
             gone: AtomicBool::new(false),
             subscriptions: Default::default(),
             queued: AtomicI64::new(-1),
+            queued_bytes: AtomicU64::new(0),
             redirect: AtomicI64::new(-1),
             mail: Mailbox::default(),
         }

@@ -11,6 +11,7 @@ use super::judge::Scored;
 use super::point::{DOMAINS, Point, SLOTS};
 use super::steps::Step;
 use super::usage::History;
+use crate::limits::EVICTION_SAMPLES;
 
 /// Candidates that may not go, looked at for one that does: beyond, all that is left is not ours to evict.
 const TRIES: usize = 4096;
@@ -18,8 +19,6 @@ const TRIES: usize = 4096;
 const ROUNDS: usize = 4;
 /// One eviction in so many is timed.
 const TIMED: u64 = 16;
-/// Items a sampled policy looks at, and places at most.
-const SAMPLES: usize = 20;
 const PLACES: usize = 40;
 /// Places without any item that may go, beyond which there is none.
 const EMPTY: usize = 16;
@@ -406,7 +405,7 @@ impl Store {
             };
             seen += scored.len();
             best = scored.into_iter().chain(best).min();
-            if seen >= SAMPLES {
+            if seen >= EVICTION_SAMPLES {
                 break;
             }
         }

@@ -16,8 +16,8 @@ use super::point::{Point, domain_of};
 
 /// Whom to tell what.
 pub trait Listener: Send + Sync + std::fmt::Debug {
-    /// A key has changed; None: all have.
-    fn invalidated(&self, key: Option<&[u8]>);
+    /// A key has changed; None: all have. `prefix`: that which it was told for.
+    fn invalidated(&self, key: Option<&[u8]>, prefix: Option<&Arc<[u8]>>);
 }
 
 /// A client that tracks keys.
@@ -43,9 +43,13 @@ impl Tracker {
     }
 
     fn tell(&self, key: Option<&[u8]>) {
+        self.tell_of(key, None);
+    }
+
+    fn tell_of(&self, key: Option<&[u8]>, prefix: Option<&Arc<[u8]>>) {
         let own = self.noloop && notify::client() == self.client;
         if !own && !self.ended.load(Ordering::Relaxed) {
-            self.listener.invalidated(key);
+            self.listener.invalidated(key, prefix);
         }
     }
 }
@@ -53,6 +57,9 @@ impl Tracker {
 /// Readers of the keys of a domain. Lies behind its lock.
 #[derive(Debug, Default)]
 pub struct Readers(HashMap<Vec<u8>, (u16, Vec<Arc<Tracker>>)>);
+
+/// A prefix, and who wants to know of its keys.
+type Prefixed = (Arc<[u8]>, Arc<Tracker>);
 
 /// What all domains share of it.
 #[derive(Debug)]
@@ -64,7 +71,7 @@ pub struct Tracking {
     items: AtomicUsize,
     trackers: Mutex<Vec<Arc<Tracker>>>,
     /// Those who want to know of all keys with a prefix, whether they read them or not.
-    prefixes: RwLock<Vec<(Vec<u8>, Arc<Tracker>)>>,
+    prefixes: RwLock<Vec<Prefixed>>,
 }
 
 /// As in Redis.
@@ -87,7 +94,7 @@ impl Tracking {
     pub fn begin(&self, tracker: &Arc<Tracker>, prefixes: &[Vec<u8>]) {
         self.trackers.lock().push(tracker.clone());
         let mut all = self.prefixes.write();
-        all.extend(prefixes.iter().map(|p| (p.clone(), tracker.clone())));
+        all.extend(prefixes.iter().map(|p| (p[..].into(), tracker.clone())));
     }
 
     /// It does no more. What the table holds of it goes when the keys change.
@@ -116,8 +123,8 @@ impl Tracking {
 
     pub(super) fn changed(&self, key: &[u8]) {
         for (prefix, tracker) in self.prefixes.read().iter() {
-            if key.starts_with(prefix) {
-                tracker.tell(Some(key));
+            if key.starts_with(&prefix[..]) {
+                tracker.tell_of(Some(key), Some(prefix));
             }
         }
     }
@@ -206,7 +213,7 @@ mod tests {
     #[derive(Debug, Default, Clone)]
     struct Heard(Arc<Mutex<Vec<String>>>);
     impl Listener for Heard {
-        fn invalidated(&self, key: Option<&[u8]>) {
+        fn invalidated(&self, key: Option<&[u8]>, _: Option<&Arc<[u8]>>) {
             let key = key.map_or("all".into(), |k| String::from_utf8_lossy(k).into_owned());
             self.0.lock().push(key);
         }

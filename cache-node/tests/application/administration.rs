@@ -24,6 +24,22 @@ fn a_pause_holds_writes_or_everything_until_its_end() {
     assert_eq!(admin.ask("GET a"), Reply::Bulk(None));
     assert_eq!(admin.ask("CLIENT UNPAUSE").text(), "+OK");
     assert_eq!(client.reply().unwrap().items()[0].text(), "+OK");
+    // A script waits unless it says that it does not write, and what is wrong is told at once.
+    assert_eq!(admin.ask("CLIENT PAUSE 100000 WRITE").text(), "+OK");
+    assert_eq!(
+        admin.ask_words(&[b"EVAL_RO", b"return 1", b"0"]).text(),
+        ":1"
+    );
+    let reads = b"#!lua flags=no-writes\nreturn 2";
+    assert_eq!(admin.ask_words(&[b"EVAL", reads, b"0"]).text(), ":2");
+    assert_eq!(admin.ask_words(&[b"EVAL", reads, b"0"]).text(), ":2");
+    assert!(admin.ask("SET a").is_error());
+    client.send(b"MULTI\r\nEVAL 'return 3' 0\r\nEXEC\r\n");
+    assert_eq!(client.reply().unwrap().text(), "+OK");
+    assert_eq!(client.reply().unwrap().text(), "+QUEUED");
+    parked(&mut admin);
+    assert_eq!(admin.ask("CLIENT UNPAUSE").text(), "+OK");
+    assert_eq!(client.reply().unwrap().items()[0].text(), ":3");
     // One that ends by itself.
     let begun = Instant::now();
     assert_eq!(admin.ask("CLIENT PAUSE 50 ALL").text(), "+OK");
@@ -50,12 +66,14 @@ fn a_monitor_sees_what_is_executed() {
     client.ask("MULTI");
     client.ask("GET a");
     client.ask("EXEC");
+    client.ask_words(&[b"EVAL", b"return 1", b"0"]);
     let expected = [
         r#""SET" "a" "x\"\r\n\xff""#,
         r#""AUTH" "(redacted)""#,
         r#""MULTI""#,
         r#""GET" "a""#,
         r#""EXEC""#,
+        r#""EVAL" "return 1" "0""#,
     ];
     for words in expected {
         let line = monitor.reply().unwrap().text();
@@ -143,6 +161,78 @@ fn waiting_for_replicas_ends_with_its_time() {
     assert_eq!(client.ask("EXEC").items()[0].text(), ":0");
     assert!(client.ask("WAIT 1 -1").is_error());
     assert!(client.ask("WAITAOF 1 0 0").text().contains("not supported"));
+}
+
+/// The names in a reply of `LATENCY HISTOGRAM`, and how often each was called.
+fn histograms(client: &mut super::wire::Client, names: &str) -> Vec<String> {
+    let reply = client.ask(&format!("LATENCY HISTOGRAM {names}"));
+    let pairs = reply.items().chunks(2);
+    pairs
+        .map(|pair| {
+            let fields = pair[1].items();
+            assert_eq!(fields[0].text(), "calls");
+            assert_eq!(fields[2].text(), "histogram_usec");
+            // The last bound has them all.
+            assert_eq!(fields[3].items().last().unwrap(), &fields[1]);
+            format!("{}{}", pair[0].text(), fields[1].text())
+        })
+        .collect()
+}
+
+#[test]
+fn timed_commands_have_histograms() {
+    let node = TestNode::start();
+    let mut client = node.client();
+    client.ask("GET a");
+    assert!(histograms(&mut client, "get").is_empty(), "not timed");
+    assert_eq!(client.ask("CONFIG SET latency-tracking yes").text(), "+OK");
+    assert_eq!(client.ask("CONFIG RESETSTAT").text(), "+OK");
+    for command in ["GET a", "GET b", "CLIENT ID", "CLIENT GETNAME", "NOSUCH"] {
+        client.ask(command);
+    }
+    assert_eq!(
+        histograms(&mut client, "get set nosuch client|id"),
+        ["get:2", "client|id:1"]
+    );
+    assert_eq!(
+        histograms(&mut client, "client"),
+        ["client|id:1", "client|getname:1"]
+    );
+    let all = histograms(&mut client, "");
+    assert!(
+        all.contains(&"config|resetstat:1".to_owned()) && all.len() == 5,
+        "{all:?}"
+    );
+    assert_eq!(client.ask("CONFIG SET latency-tracking no").text(), "+OK");
+    client.ask("GET a");
+    assert_eq!(histograms(&mut client, "get"), ["get:2"]);
+    assert!(client.ask("CONFIG SET latency-tracking maybe").is_error());
+}
+
+#[test]
+fn a_client_is_told_what_it_holds() {
+    let node = TestNode::start();
+    let mut client = node.client();
+    let list = client.ask("CLIENT LIST").text();
+    // The command itself, as it was sent.
+    let sent = "*2\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n".len();
+    assert!(
+        list.contains(&format!(
+            " qbuf={sent} qbuf-free=0 argv-mem={sent} multi-mem=0 "
+        )),
+        "{list}"
+    );
+    assert!(list.contains(" obl=0 oll=0 omem=0 tot-mem="), "{list}");
+    let mut other = node.client();
+    other.ask("MULTI");
+    other.ask("SET a 1");
+    wait_for("the queue is listed", || {
+        let list = client.ask("CLIENT LIST").text();
+        list.contains(" multi=1 ")
+            && list
+                .lines()
+                .any(|line| line.contains(" qbuf=0 ") && !line.contains(" multi-mem=0 "))
+    });
 }
 
 #[test]

@@ -4,7 +4,7 @@ use cache_node::background::{Accounts, Background};
 use cache_node::config::DebugAccess;
 
 use super::redis::Redis;
-use super::wire::{Client, TestNode, wait_for};
+use super::wire::{Client, Reply, TestNode, wait_for};
 
 fn fill(client: &mut Client) {
     let commands = [
@@ -95,6 +95,62 @@ fn it_is_refused_unless_allowed() {
             reply.starts_with("-ERR DEBUG command not allowed"),
             "{command}: {reply}"
         );
+    }
+}
+
+/// Scripts may execute then what is meant for clients; they see each type as redis-server's scripts do.
+#[test]
+fn scripts_execute_all_while_that_is_wanted() {
+    let redis = Redis::start_with(&["--enable-debug-command", "yes"]);
+    let node = TestNode::with(|config| config.enable_debug_command = DebugAccess::Local);
+    let (mut redis, mut client) = (redis.client(), node.client());
+    // What a script has as a table has no order.
+    let sorted = |reply: Reply| match reply {
+        Reply::Many(kind, Some(items)) => {
+            let mut items: Vec<String> = items.iter().map(|item| format!("{item:?}")).collect();
+            items.sort();
+            format!("{kind} {items:?}")
+        }
+        reply => format!("{reply:?}"),
+    };
+    let compare = |redis: &mut Client, client: &mut Client, words: &[&str]| {
+        let bytes: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).collect();
+        let replies = [client, redis].map(|client| sorted(client.ask_words(&bytes)));
+        assert_eq!(replies[0], replies[1], "{words:?}");
+    };
+    let script = "return redis.call('debug', 'protocol', 'map')";
+    compare(&mut redis, &mut client, &["EVAL", script, "0"]);
+    compare(
+        &mut redis,
+        &mut client,
+        &["DEBUG", "SET-DISABLE-DENY-SCRIPTS", "1"],
+    );
+    for (spoken, wanted) in [("2", "2"), ("2", "3"), ("3", "2"), ("3", "3")] {
+        for client in [&mut redis, &mut client] {
+            assert!(!client.ask(&format!("HELLO {spoken}")).is_error());
+        }
+        for name in [
+            "string", "integer", "double", "null", "array", "set", "map", "attrib", "verbatim",
+            "true", "false", "bignum",
+        ] {
+            let script =
+                format!("redis.setresp({wanted}) return redis.call('debug', 'protocol', '{name}')");
+            compare(&mut redis, &mut client, &["EVAL", &script, "0"]);
+        }
+    }
+    compare(
+        &mut redis,
+        &mut client,
+        &["DEBUG", "SET-DISABLE-DENY-SCRIPTS", "0"],
+    );
+    compare(&mut redis, &mut client, &["EVAL", script, "0"]);
+    assert!(client.ask("DEBUG SET-DISABLE-DENY-SCRIPTS x").is_error());
+    // Another script would need this one's state, and a transaction its connection.
+    assert_eq!(client.ask("DEBUG SET-DISABLE-DENY-SCRIPTS 1").text(), "+OK");
+    for command in ["'eval', 'return 1', '0'", "'multi'", "'script', 'flush'"] {
+        let script = format!("return redis.call({command})");
+        let reply = client.ask_words(&[b"EVAL", script.as_bytes(), b"0"]).text();
+        assert!(reply.contains("not allowed from script"), "{reply}");
     }
 }
 

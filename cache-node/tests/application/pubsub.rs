@@ -9,7 +9,7 @@ use super::wire::{Client, Reply, TestNode, wait_for};
 /// Connections to each server; one more publishes the end.
 const CLIENTS: usize = 3;
 
-/// Steps: `0 command` waits for the reply, `0!2 command` for two replies that are pushed, `0 drain` takes everything up to a message on `end`, to which the
+/// Steps: `0 command` waits for the reply, `0!2 command` for two replies that are pushed or for none, `0 drain` takes everything up to a message on `end`, to which the
 /// connection must have subscribed. What is pushed in between is compared at the drain.
 type Scenario = (&'static str, &'static [u8], &'static [&'static str]);
 
@@ -77,6 +77,37 @@ const SCENARIOS: &[Scenario] = &[
             "0!1 SUNSUBSCRIBE t",
             "0!1 SUNSUBSCRIBE",
             "1 SPUBLISH s 3",
+            "0 drain",
+        ],
+    ),
+    (
+        "without replies",
+        BOTH,
+        &[
+            "0!0 CLIENT REPLY OFF",
+            "0!0 SET x 1",
+            "0!2 SUBSCRIBE end a",
+            "0!1 PSUBSCRIBE b*",
+            "0!1 SSUBSCRIBE s",
+            "0!0 SUBSCRIBE",
+            "0!0 GET x",
+            "1 PUBLISH a 1",
+            "1 PUBLISH b1 1",
+            "1 SPUBLISH s 1",
+            "0!1 UNSUBSCRIBE a",
+            "0!1 PUNSUBSCRIBE",
+            "0!1 SUNSUBSCRIBE",
+            "0 drain",
+        ],
+    ),
+    (
+        "without a reply",
+        BOTH,
+        &[
+            "0!0 CLIENT REPLY SKIP",
+            "0!1 SUBSCRIBE a",
+            "0!1 SUBSCRIBE end",
+            "1 PUBLISH a 1",
             "0 drain",
         ],
     ),
@@ -192,6 +223,24 @@ const SCENARIOS: &[Scenario] = &[
             "0 drain",
             "0 GET a",
             "1 RENAME a b",
+            "0 drain",
+        ],
+    ),
+    (
+        "tracking of scripts",
+        NEW,
+        &[
+            "0!1 SUBSCRIBE end",
+            "0 CLIENT TRACKING ON",
+            "0 EVAL redis.call('set','c',1) 2 a b",
+            "1 MSET a 1 b 1 c 1",
+            "0 EVAL redis.call('get','c') 2 a b",
+            "1 MSET a 2 b 2 c 2",
+            "0 drain",
+            "0 EVAL_RO redis.call('ping') 1 a",
+            "1 SET a 3",
+            "0 EVAL_RO redis.call('get','a') 2 a b",
+            "1 MSET a 4 b 4",
             "0 drain",
         ],
     ),
@@ -443,8 +492,8 @@ impl Pair {
     fn step(&mut self, step: &str) -> Option<String> {
         let (who, command) = step.split_once(' ').unwrap();
         let (who, replies) = match who.split_once('!') {
-            Some((who, replies)) => (who, replies.parse().unwrap()),
-            None => (who, 0),
+            Some((who, replies)) => (who, Some(replies.parse().unwrap())),
+            None => (who, None),
         };
         let who: usize = who.parse().unwrap();
         let [redis, node] = [&mut self.redis, &mut self.node].map(|talks| {
@@ -454,12 +503,12 @@ impl Pair {
                 talks[CLIENTS].send(&["PUBLISH", "end", "the end"]);
                 talks[CLIENTS].client.reply();
                 talks[who].drain()
-            } else if replies == 0 {
-                vec![talks[who].ask(command)]
-            } else {
+            } else if let Some(replies) = replies {
                 talks[who].send(&command.split_whitespace().collect::<Vec<_>>());
                 talks[who].expect(replies);
                 Vec::new()
+            } else {
+                vec![talks[who].ask(command)]
             }
         });
         (redis != node).then(|| format!("{step}\n  redis: {redis:?}\n  here:  {node:?}"))
@@ -490,6 +539,32 @@ fn what_is_pushed_is_what_redis_pushes() {
             }
         }
     }
+    assert!(unlike.is_empty(), "{}", unlike.join("\n"));
+}
+
+/// On one thread, as then nobody takes a message before its command is over.
+#[test]
+fn changed_keys_of_a_prefix_are_told_together() {
+    const STEPS: [&str; 14] = [
+        "0!1 SUBSCRIBE end",
+        "0 CLIENT TRACKING ON BCAST PREFIX a PREFIX b",
+        "1 MSET a2 1 a1 1 c 1 b1 1",
+        "0 drain",
+        "1 MULTI",
+        "1 INCR a2",
+        "1 INCR b1",
+        "1 DEL a2 a1",
+        "1 EXEC",
+        "0 drain",
+        "0 CLIENT TRACKING ON BCAST PREFIX d",
+        "1 MSET a3 1 d 1",
+        "1 FLUSHALL",
+        "0 drain",
+    ];
+    let redis = Redis::start();
+    let node = TestNode::with(|config| config.threads = Some(1));
+    let mut pair = Pair::new(&redis, &node, 3);
+    let unlike: Vec<String> = STEPS.iter().filter_map(|step| pair.step(step)).collect();
     assert!(unlike.is_empty(), "{}", unlike.join("\n"));
 }
 

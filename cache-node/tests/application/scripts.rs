@@ -127,7 +127,16 @@ const SCRIPTS: &[&str] = &[
     "redis.call('set', 'x', 'y') return redis.pcall('incr', 'x')",
     "return redis.call('select', 0)",
     "return #redis.call('time')",
+    "redis.call('del', 's') redis.call('sadd', 's', 'b', 'a', 'd', 'c', 'aa') return redis.call('sort', 's', 'by', 'nosort')",
+    "return redis.call('sort', 's', 'by', 'nosort', 'desc')",
+    "return redis.call('sort', 's', 'by', 'nosort', 'get', '#', 'get', 'x_*')",
+    "redis.call('del', 'l') local t = {} for i = 1, 7999 do t[i] = i end return redis.call('rpush', 'l', unpack(t))",
+    "local t = {} for i = 1, 8001 do t[i] = i end return redis.call('rpush', 'l', unpack(t))",
+    "return {unpack({1, 2, 3}, 2)}",
+    "return {unpack({1, 2, 3}, nil, 2)}",
     // Numbers and random ones.
+    "math.randomseed('17') return {tostring(math.random()), math.random('5'), math.random(1, ' 9 ')}",
+    "math.randomseed('x')",
     "math.randomseed(5) return {tostring(math.random()), math.random(100), math.random(-5, 5)}",
     "return math.random(0)",
     "return math.random(1, 2, 3)",
@@ -161,6 +170,8 @@ const SCRIPTS: &[&str] = &[
     "return cjson.decode('-')",
     "return cjson.decode(nil)",
     "return cjson.encode_max_depth(0)",
+    "return {tostring(cjson.encode_keep_buffer(false)), tostring(cjson.encode_keep_buffer()), cjson.encode({1})}",
+    "return tostring(cjson.encode_keep_buffer(true))",
     // cmsgpack
     "local t = {1, -1, 127, 128, -32, -33, 255, 256, 65536, 2^40, -2^40, 0.5, 0.1, 'x', true, false, {a=1}} local r = {} for _, v in ipairs(t) do local s = cmsgpack.pack(v) local h = '' for i = 1, #s do h = h .. string.format('%02x', string.byte(s, i)) end r[#r + 1] = h end return r",
     "local t = cmsgpack.unpack(cmsgpack.pack({1, 'b', {x = 2}})) return {t[1], t[2], t[3].x}",
@@ -196,6 +207,10 @@ const SCRIPTS: &[&str] = &[
     "#!lua flags=no-writes\nreturn redis.call('set', 'k1', 'v')",
     "#!lua flags=no-writes,allow-oom,allow-stale,no-cluster\nreturn 1",
     "#!lua flags=x\nreturn 1",
+    "#!lua flags=\nreturn 1",
+    "#!lua flags=no-writes,\nreturn 1",
+    "#!lua flags=no-writes\nreturn redis.call('publish', 'c', 'm')",
+    "return redis.call('publish', 'c', 'm')",
     "#!lua name=x\nreturn 1",
     "#!perl\nreturn 1",
     "#!lua",
@@ -275,6 +290,10 @@ const COMMANDS: &[&[&str]] = &[
     &["EVALSHA", "aa", "0"],
     &["EXEC"],
     &["COMMAND", "GETKEYS", "EVAL", "return 1", "2", "a", "b", "c"],
+    &["COMMAND", "GETKEYS", "EVAL", "return 1", "0"],
+    &["COMMAND", "GETKEYS", "ZUNION", "0", "a"],
+    &["EVAL_RO", "return redis.call('publish', 'c', 'm')", "0"],
+    &["EVAL_RO", "return redis.call('pfcount', 'c')", "0"],
 ];
 
 struct Pair {
@@ -468,10 +487,18 @@ fn a_script_that_takes_long_and_wrote_nothing_is_killed() {
     ] {
         let mut command = Vec::new();
         cache_node::store::effect::write_command(&mut command, &[b"EVAL", script.as_bytes(), b"0"]);
+        assert_eq!(two.ask("MULTI").text(), "+OK");
+        assert_eq!(two.ask("INCR n").text(), "+QUEUED");
         one.send(&command);
         wait_for("the script takes long", || {
             node.node.scripting.running.is_busy()
         });
+        // A transaction ends without having been executed.
+        let aborted = format!(
+            "-EXECABORT Transaction discarded because of: {}",
+            &BUSY[1..]
+        );
+        assert_eq!(two.ask("EXEC").text(), aborted);
         for command in ["GET a", "PING", "MGET a b", "DBSIZE"] {
             assert_eq!(two.ask(command).text(), BUSY, "{command}");
         }
@@ -481,7 +508,10 @@ fn a_script_that_takes_long_and_wrote_nothing_is_killed() {
             reply.starts_with("-ERR Script killed by user with SCRIPT KILL... script: "),
             "{reply}"
         );
-        assert_eq!(two.ask("GET a"), Reply::Bulk(None));
+        assert_eq!(
+            two.ask("MGET a n").items(),
+            [Reply::Bulk(None), Reply::Bulk(None)]
+        );
         assert_eq!(one.ask("SET a 1").text(), "+OK");
         assert_eq!(one.ask("DEL a").text(), ":1");
         // The thread's next script is as the first.
@@ -626,4 +656,92 @@ fn what_a_script_writes_is_one_record_of_the_log() {
         records.iter().map(text).collect()
     };
     assert_eq!(shown(&records), shown(&expected));
+}
+
+/// Errors are counted once, by their first word, however they come out of a script.
+#[test]
+fn errors_of_scripts_are_counted_as_redis_counts_them() {
+    const STEPS: &[&[&str]] = &[
+        &["GET"],
+        &["NOSUCH"],
+        &["SET", "text", "x"],
+        &["INCR", "text"],
+        &["LPUSH", "text", "x"],
+        &["EVAL", "return redis.call('incr', 'text')", "0"],
+        &["EVAL", "return redis.pcall('incr', 'text')", "0"],
+        &["EVAL", "redis.pcall('lpush', 'text', 'x') return 1", "0"],
+        &["EVAL", "return {1, redis.pcall('lpush', 'text', 'x')}", "0"],
+        &["EVAL", "return redis.error_reply('MINE a')", "0"],
+        &["EVAL", "return redis.error_reply('')", "0"],
+        &["EVAL", "return redis.status_reply('MINE a')", "0"],
+        &["EVAL", "error({err='OTHER a'})", "0"],
+        &["EVAL", "redis.call('get')", "0"],
+        &["EVAL", "redis.call('nosuch')", "0"],
+        &["EVAL", "redis.pcall('eval', 'return 1', 0)", "0"],
+        &["EVAL_RO", "redis.call('set', 'text', 'y')", "0"],
+        &["EVAL_RO", "redis.pcall('set', 'text', 'y')", "0"],
+        &["EVAL", "xx yy", "0"],
+        &["EVALSHA", "aa", "0"],
+        &["MULTI"],
+        &["INCR", "text"],
+        &["EVAL", "return redis.call('incr', 'text')", "0"],
+        &["GET"],
+        &["EXEC"],
+        &["MULTI"],
+        &["INCR", "text"],
+        &["EVAL", "return redis.call('incr', 'text')", "0"],
+        &["EXEC"],
+    ];
+    let redis = Redis::start();
+    let node = TestNode::start();
+    let mut pair = Pair::new(&redis, &node, 2);
+    let counts = |client: &mut Client| {
+        let mut lines = Vec::new();
+        for section in ["errorstats", "stats", "commandstats"] {
+            let text = client.ask(&format!("INFO {section}")).text();
+            let counts = |line: &&str| {
+                let asked = [
+                    "cmdstat_eval",
+                    "cmdstat_eval_ro",
+                    "cmdstat_set",
+                    "cmdstat_incr",
+                    "cmdstat_get",
+                    "cmdstat_lpush",
+                ];
+                let name = line.split(':').next().unwrap_or_default();
+                name.starts_with("errorstat_")
+                    || name == "total_error_replies"
+                    || asked.contains(&name)
+            };
+            // Times are left out.
+            let without_times = |line: &str| {
+                let (name, fields) = line.split_once(':').unwrap();
+                let fields: Vec<&str> = fields
+                    .split(',')
+                    .filter(|f| !f.starts_with("usec"))
+                    .collect();
+                format!("{name}:{}", fields.join(","))
+            };
+            let mut of_section: Vec<String> =
+                text.lines().filter(counts).map(without_times).collect();
+            of_section.sort();
+            lines.extend(of_section);
+        }
+        lines
+    };
+    let mut queues = false;
+    for step in STEPS {
+        if !queues {
+            for client in [&mut pair.redis, &mut pair.node] {
+                assert_eq!(client.ask("CONFIG RESETSTAT").text(), "+OK");
+            }
+        }
+        pair.compare(step);
+        // In a transaction nothing but its commands is sent.
+        queues = (queues || step[0] == "MULTI") && step[0] != "EXEC";
+        if !queues {
+            assert_eq!(counts(&mut pair.node), counts(&mut pair.redis), "{step:?}");
+        }
+    }
+    assert!(pair.unlike.is_empty(), "{}", pair.unlike);
 }

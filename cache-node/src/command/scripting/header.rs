@@ -34,7 +34,8 @@ pub fn parse(script: &[u8]) -> Result<(ScriptFlags, usize), String> {
         let Some(list) = word.strip_prefix("flags=") else {
             return Err(format!("Unknown lua shebang option: {word}"));
         };
-        for flag in list.split(',') {
+        // Nothing at all is no flag; nothing between two commas is one that there is not.
+        for flag in list.split(',').filter(|_| !list.is_empty()) {
             match flag {
                 "no-writes" => flags.no_writes = true,
                 "allow-oom" => flags.allow_oom = true,
@@ -73,6 +74,7 @@ mod tests {
             cross_slot: true,
         };
         assert_eq!(parse(all), Ok((every, all.len() - 1)));
+        assert_eq!(parse(b"#!lua flags=\nreturn 1"), Ok((lua, 12)));
         let refused: [(&[u8], &str); 6] = [
             (b"#!lua", "Invalid script shebang"),
             (b"#!perl\n", "Unexpected engine in script shebang: #!perl"),
@@ -82,7 +84,10 @@ mod tests {
                 b"#!lua flags=no-writes,x\n",
                 "Unexpected flag in script shebang: x",
             ),
-            (b"#!lua flags=\n", "Unexpected flag in script shebang: "),
+            (
+                b"#!lua flags=no-writes,\n",
+                "Unexpected flag in script shebang: ",
+            ),
         ];
         for (script, error) in refused {
             assert_eq!(parse(script), Err(error.into()));

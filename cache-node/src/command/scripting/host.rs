@@ -15,7 +15,7 @@ use super::call::{self, Caller};
 use super::raise::{Failure, HOST, Raised, caught, first_line, uncaught};
 use super::redis_table::{self, RUN};
 use super::running::{Run, Verdict};
-use super::to_reply::to_reply;
+use super::to_reply::{Told, to_reply};
 use super::{bit, json, msgpack, random, structs};
 use crate::limits::{SCRIPT_FUNCTIONS_MAX, SCRIPT_HOOK_INSTRUCTIONS, SCRIPT_MEMORY_KEEP};
 use crate::protocol::Reply;
@@ -134,6 +134,11 @@ impl Host {
         self.ended.get()
     }
 
+    /// It takes up to so many bytes from now on.
+    pub fn set_memory_max(&self, bytes: usize) -> mlua::Result<()> {
+        self.lua.set_memory_limit(bytes).map(|_| ())
+    }
+
     /// Bytes that the state takes.
     pub fn memory(&self) -> usize {
         self.lua.used_memory()
@@ -241,10 +246,14 @@ pub struct Returned {
 }
 
 impl Returned {
-    /// Writes it. A failure has written nothing.
-    pub fn write(self, reply: &mut Reply<'_>) -> Result<(), Failure> {
+    /// Writes it, and tells `errors` of each error in it. A failure has written nothing.
+    pub fn write(
+        self,
+        reply: &mut Reply<'_>,
+        errors: &mut dyn FnMut(Told<'_>),
+    ) -> Result<(), Failure> {
         let mark = reply.out.mark();
-        to_reply(reply, &self.value, self.resp3).map_err(|error| {
+        to_reply(reply, &self.value, self.resp3, errors).map_err(|error| {
             reply.out.truncate(mark);
             lost(Some(&error))
         })
@@ -256,5 +265,6 @@ fn lost(error: Option<&Error>) -> Failure {
     Failure {
         message: format!("ERR {text}").into_bytes(),
         place: None,
+        counted: false,
     }
 }

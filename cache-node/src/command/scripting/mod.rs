@@ -22,6 +22,7 @@ mod to_reply;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::errors::NOT_INTEGER;
 use super::table::{Command, Flags, Group};
@@ -37,6 +38,8 @@ use running::{Kill, Running};
 pub struct Scripting {
     pub scripts: Scripts,
     pub running: Running,
+    /// `DEBUG SET-DISABLE-DENY-SCRIPTS`: scripts may execute what is meant for clients only.
+    pub allows_all: AtomicBool,
 }
 
 const NO_SCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
@@ -97,6 +100,16 @@ pub fn is_barred(node: &Node, command: &Command) -> bool {
     !command.flags.has(Flags::ALLOW_BUSY) && node.scripting.running.is_all_busy()
 }
 
+/// Whether a script may write by what it says of itself.
+#[cold]
+pub fn may_write(node: &Node, command: &Command, args: Args<'_>) -> bool {
+    let flags = match command.name {
+        "eval" => header::parse(args.at(1)).ok().map(|(flags, _)| flags),
+        _ => node.scripting.scripts.find(args.at(1)).map(|s| s.flags),
+    };
+    !flags.is_some_and(|flags| flags.no_writes)
+}
+
 /// How many keys follow, and the keys and arguments.
 fn key_count(args: Args<'_>) -> Result<usize, Stop> {
     let count = parse_i64(args.at(2)).ok_or(NOT_INTEGER)?;
@@ -131,7 +144,7 @@ fn eval_text(context: &mut Context<'_>, args: Args<'_>, reads: bool) -> Result<(
         Some(script) => script,
         None => prepare(context, args.at(1), false)?,
     };
-    execute::run(context, &script, args.from(3), keys, reads)
+    execute::run(context, &script, args, keys, reads)
 }
 
 fn eval_known(context: &mut Context<'_>, args: Args<'_>, reads: bool) -> Result<(), Stop> {
@@ -145,7 +158,7 @@ fn eval_known(context: &mut Context<'_>, args: Args<'_>, reads: bool) -> Result<
         .scripts
         .find(args.at(1))
         .ok_or(NO_SCRIPT)?;
-    execute::run(context, &script, args.from(3), keys, reads)
+    execute::run(context, &script, args, keys, reads)
 }
 
 /// Checks that a script compiles, and remembers it.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mlua::{Error, Lua, Value};
+use mlua::{Error, Lua, Table, Value};
 
 /// Where our own Lua code says it comes from: it is no place to tell a script's author.
 pub const HOST: &str = "=host";
@@ -12,8 +12,10 @@ pub const HOST: &str = "=host";
 pub enum Raised {
     /// A string, with its place.
     Text(Vec<u8>),
-    /// A command's error, or one of `redis`'s functions: a table with `err`. The first word is its code.
+    /// An error of one of `redis`'s functions: a table with `err`. The first word is its code.
     Reply(Vec<u8>),
+    /// A command's, which is counted already.
+    Command(Vec<u8>),
     /// By `SCRIPT KILL`.
     Killed,
     /// It ran for too long.
@@ -31,7 +33,7 @@ impl std::error::Error for Raised {}
 impl Raised {
     fn text(&self) -> Vec<u8> {
         match self {
-            Self::Text(text) | Self::Reply(text) => text.clone(),
+            Self::Text(text) | Self::Reply(text) | Self::Command(text) => text.clone(),
             Self::Killed => b"Script killed by user with SCRIPT KILL...".to_vec(),
             Self::Endless => b"Script ended: it ran for longer than any may".to_vec(),
         }
@@ -119,10 +121,12 @@ pub fn caught(lua: &Lua, error: Value, as_text: bool) -> mlua::Result<Value> {
         return Ok(error);
     };
     match raised(&error) {
-        Some(Raised::Reply(text)) if !as_text => {
+        Some(raised @ (Raised::Reply(text) | Raised::Command(text))) if !as_text => {
             let table = lua.create_table()?;
             table.raw_set("err", lua.create_string(text)?)?;
-            table.raw_set("ignore_error_stats_update", true)?;
+            if matches!(raised, Raised::Command(_)) {
+                table.raw_set(COUNTED, true)?;
+            }
             Ok(Value::Table(table))
         }
         Some(raised) => Ok(Value::String(lua.create_string(raised.text())?)),
@@ -137,14 +141,29 @@ pub struct Failure {
     pub message: Vec<u8>,
     /// Source and line.
     pub place: Option<(String, usize)>,
+    /// It is a command's, and was counted as its.
+    pub counted: bool,
+}
+
+/// What marks a table with `err` as an error that was counted already: Redis's name for it.
+pub const COUNTED: &str = "ignore_error_stats_update";
+
+/// Whether a table is marked so.
+pub fn is_counted(table: &Table) -> bool {
+    matches!(table.raw_get::<Value>(COUNTED), Ok(Value::Boolean(true)))
 }
 
 /// What is told of an error that nobody caught, and where it came from. Called where it was raised.
 pub fn uncaught(lua: &Lua, error: &Value) -> Failure {
     let text = |text: &[u8]| [b"ERR ", text].concat();
+    let counted = match error {
+        Value::Error(error) => matches!(raised(error), Some(Raised::Command(_))),
+        Value::Table(table) => is_counted(table),
+        _ => false,
+    };
     let message = match error {
         Value::Error(error) => match raised(error) {
-            Some(Raised::Reply(reply)) => reply.clone(),
+            Some(Raised::Reply(reply) | Raised::Command(reply)) => reply.clone(),
             Some(raised) => text(&raised.text()),
             None => text(first_line(error).as_bytes()),
         },
@@ -158,6 +177,7 @@ pub fn uncaught(lua: &Lua, error: &Value) -> Failure {
     Failure {
         message,
         place: place(lua),
+        counted,
     }
 }
 

@@ -30,12 +30,20 @@ fn whole(args: &MultiValue, index: usize, function: &str) -> Result<i64, Oops> {
     match args.get(index) {
         Some(Value::Integer(n)) => Ok(*n),
         Some(Value::Number(n)) => Ok(*n as i64),
+        Some(Value::String(text)) if number(&text.as_bytes()).is_some() => {
+            Ok(number(&text.as_bytes()).unwrap_or_default() as i64)
+        }
         other => {
             let what = other.map_or("no value", Value::type_name);
             let what = format!("number expected, got {what}");
             Err(bad_argument(index + 1, function, &what))
         }
     }
+}
+
+/// As Lua reads a string where it wants a number.
+fn number(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
 fn random(args: &MultiValue) -> Result<Value, Oops> {

@@ -86,7 +86,7 @@ fn command(lua: &Lua, args: &MultiValue, raises: bool) -> mlua::Result<Value> {
         Err(refused) => [b"-", &with_code(&refused)[..], b"\r\n"].concat(),
     };
     if raises && let Some(error) = reply.strip_prefix(b"-") {
-        return Err(Raised::Reply(error.trim_ascii_end().to_vec()).into());
+        return Err(Raised::Command(error.trim_ascii_end().to_vec()).into());
     }
     to_lua(lua, &reply)
 }

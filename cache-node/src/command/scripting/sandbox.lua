@@ -78,7 +78,10 @@ function globals.unpack(t, first, last)
   if (last or #t) - (first or 1) >= 7999 then
     error("too many results to unpack", 2)
   end
-  return unpack(t, first, last)
+  -- What is not given takes no place on the stack, of which the most that fits leaves none.
+  if last then return unpack(t, first or 1, last) end
+  if first then return unpack(t, first) end
+  return unpack(t)
 end
 
 -- Errors of our own functions are shown as strings, or as tables where Redis has them.

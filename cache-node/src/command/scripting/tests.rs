@@ -37,6 +37,8 @@ fn one_line(bytes: &[u8]) -> String {
 struct Bench {
     host: Host,
     running: std::sync::Arc<Running>,
+    /// Errors of the last run, and whether they were counted before.
+    errors: Vec<(String, bool)>,
 }
 
 impl Bench {
@@ -44,6 +46,7 @@ impl Bench {
         Self {
             host: Host::new(16 << 20).unwrap(),
             running: Default::default(),
+            errors: Vec::new(),
         }
     }
 
@@ -62,7 +65,13 @@ impl Bench {
         let (keys, argv): ([&[u8]; 2], [&[u8]; 1]) = ([b"k1", b"k2"], [b"a\0b"]);
         let run = begun.0.clone();
         let returned = self.host.run(&function, &keys, &argv, run, answers);
-        let result = returned.and_then(|returned| returned.write(&mut reply));
+        let errors = &mut self.errors;
+        errors.clear();
+        let result = returned.and_then(|returned| {
+            returned.write(&mut reply, &mut |error| {
+                errors.push((error.text.to_owned(), error.counted));
+            })
+        });
         self.host.tidy();
         match result {
             Ok(()) => {
@@ -72,7 +81,13 @@ impl Bench {
                 }
                 one_line(&bytes)
             }
-            Err(Failure { message, place }) => {
+            Err(Failure {
+                message,
+                place,
+                counted,
+            }) => {
+                self.errors
+                    .push((String::from_utf8_lossy(&message).into_owned(), counted));
                 let message = one_line(&message);
                 match place {
                     Some((source, line)) => format!("! {message} on {source}:{line}"),
@@ -428,5 +443,43 @@ fn a_killed_script_cannot_go_on() {
             "{script}: {got}"
         );
         assert!(bench.host.is_spent());
+    }
+}
+
+#[test]
+fn an_error_is_counted_once_whoever_told_it() {
+    let mut bench = Bench::new();
+    // The script, what is told in the end, and whether it was counted when its command failed.
+    let table: [(&str, &[(&str, bool)]); 9] = [
+        ("return 1", &[]),
+        ("return redis.error_reply('MY oh')", &[("MY oh", false)]),
+        ("return redis.pcall('x')", &[("ERR no", true)]),
+        (
+            "return {1, {redis.pcall('x')}, redis.error_reply('A b')}",
+            &[("ERR no", true), ("A b", false)],
+        ),
+        ("redis.call('x')", &[("ERR no", true)]),
+        (
+            "redis.pcall('x') error('oh')",
+            &[("ERR user_script:1: oh", false)],
+        ),
+        ("error(redis.pcall('x'))", &[("ERR no", true)]),
+        ("error({err='MY oh'})", &[("MY oh", false)]),
+        (
+            "redis.sha1hex()",
+            &[("ERR wrong number of arguments", false)],
+        ),
+    ];
+    for (script, expected) in table {
+        let mut answers = Answers {
+            replies: VecDeque::from([Ok(b"-ERR no\r\n".to_vec())]),
+            ..Answers::default()
+        };
+        bench.run_with(script, false, &mut answers);
+        let expected: Vec<(String, bool)> = expected
+            .iter()
+            .map(|(text, counted)| ((*text).to_owned(), *counted))
+            .collect();
+        assert_eq!(bench.errors, expected, "{script}");
     }
 }

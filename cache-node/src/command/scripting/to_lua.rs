@@ -2,7 +2,7 @@
 
 use mlua::{Lua, Result, Value};
 
-use super::raise::Raised;
+use super::raise::{COUNTED, Raised};
 
 /// Converts a reply of ours, which is well formed.
 pub fn to_lua(lua: &Lua, reply: &[u8]) -> Result<Value> {
@@ -32,7 +32,7 @@ impl<'r> Reader<'r> {
             b'-' => {
                 let table = self.lua.create_table()?;
                 table.raw_set("err", self.lua.create_string(rest)?)?;
-                table.raw_set("ignore_error_stats_update", true)?;
+                table.raw_set(COUNTED, true)?;
                 Ok(Value::Table(table))
             }
             b'_' => Ok(Value::Nil),
@@ -41,6 +41,7 @@ impl<'r> Reader<'r> {
             b'(' => self.named("big_number", Value::String(self.lua.create_string(rest)?)),
             b'=' => self.verbatim(length(rest)?.unwrap_or_default()),
             b'%' => self.map(length(rest)?.unwrap_or_default()),
+            b'|' => self.behind_attributes(length(rest)?.unwrap_or_default()),
             b'~' | b'>' => self.set(length(rest)?.unwrap_or_default()),
             _ => Err(broken()),
         }
@@ -90,6 +91,14 @@ impl<'r> Reader<'r> {
             table.raw_set(member, true)?;
         }
         self.named("set", Value::Table(table))
+    }
+
+    /// What is told of a reply is not shown to scripts.
+    fn behind_attributes(&mut self, length: usize) -> Result<Value> {
+        for _ in 0..2 * length {
+            self.value()?;
+        }
+        self.value()
     }
 
     fn verbatim(&mut self, length: usize) -> Result<Value> {

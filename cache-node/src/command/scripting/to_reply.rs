@@ -3,43 +3,75 @@
 use mlua::{Table, Value};
 
 use super::numbers::{general, truncated};
+use super::raise::is_counted;
 use super::stack;
 use crate::limits::SCRIPT_DEPTH_MAX;
 use crate::protocol::Reply;
 
-/// Writes a value. `resp3`: what the script has asked for with `redis.setresp`, which decides how a boolean is meant.
-pub fn to_reply(reply: &mut Reply<'_>, value: &Value, resp3: bool) -> mlua::Result<()> {
-    write(reply, value, resp3, 0)
+/// An error among what a script returns.
+pub struct Told<'t> {
+    pub text: &'t str,
+    /// It is that of a command, which was counted then.
+    pub counted: bool,
 }
 
-fn write(reply: &mut Reply<'_>, value: &Value, resp3: bool, depth: usize) -> mlua::Result<()> {
+/// Writes a value, and tells `errors` of each error in it. `resp3`: what the script has asked for with `redis.setresp`, which decides how a boolean
+/// is meant.
+pub fn to_reply(
+    reply: &mut Reply<'_>,
+    value: &Value,
+    resp3: bool,
+    errors: &mut dyn FnMut(Told<'_>),
+) -> mlua::Result<()> {
+    write(
+        &mut Writer {
+            reply,
+            resp3,
+            errors,
+        },
+        value,
+        0,
+    )
+}
+
+struct Writer<'w, 'r> {
+    reply: &'w mut Reply<'r>,
+    resp3: bool,
+    errors: &'w mut dyn FnMut(Told<'_>),
+}
+
+impl Writer<'_, '_> {
+    fn error(&mut self, text: &str, counted: bool) {
+        self.reply.error(text);
+        (self.errors)(Told { text, counted });
+    }
+}
+
+fn write(to: &mut Writer<'_, '_>, value: &Value, depth: usize) -> mlua::Result<()> {
     if depth == SCRIPT_DEPTH_MAX || stack::is_spent() {
-        reply.error("ERR reached lua stack limit");
+        to.error("ERR reached lua stack limit", false);
         return Ok(());
     }
+    let (reply, resp3) = (&mut *to.reply, to.resp3);
     match value {
         Value::String(text) => reply.bulk(&text.as_bytes()),
         Value::Boolean(yes) if resp3 => reply.boolean(*yes),
         Value::Boolean(true) => reply.integer(1),
         Value::Integer(n) => reply.integer(*n),
         Value::Number(n) => reply.integer(truncated(*n)),
-        Value::Table(table) => write_table(reply, table, resp3, depth)?,
+        Value::Table(table) => write_table(to, table, depth)?,
         _ => reply.null(),
     }
     Ok(())
 }
 
-fn write_table(
-    reply: &mut Reply<'_>,
-    table: &Table,
-    resp3: bool,
-    depth: usize,
-) -> mlua::Result<()> {
+fn write_table(to: &mut Writer<'_, '_>, table: &Table, depth: usize) -> mlua::Result<()> {
     if let Some(error) = text(&table.raw_get("err")?) {
         let error = String::from_utf8_lossy(&error).into_owned();
-        reply.error(error.trim_end_matches(['\r', '\n']));
+        to.error(error.trim_end_matches(['\r', '\n']), is_counted(table));
         return Ok(());
     }
+    let reply = &mut *to.reply;
     if let Some(ok) = text(&table.raw_get("ok")?) {
         line(reply, b'+', &ok);
         return Ok(());
@@ -71,8 +103,8 @@ fn write_table(
         let pairs = pairs(&map)?;
         reply.map(pairs.len());
         for (key, value) in pairs {
-            write(reply, &key, resp3, depth + 1)?;
-            write(reply, &value, resp3, depth + 1)?;
+            write(to, &key, depth + 1)?;
+            write(to, &value, depth + 1)?;
         }
         return Ok(());
     }
@@ -80,20 +112,15 @@ fn write_table(
         let members = pairs(&set)?;
         reply.set(members.len());
         for (member, _) in members {
-            write(reply, &member, resp3, depth + 1)?;
+            write(to, &member, depth + 1)?;
         }
         return Ok(());
     }
-    write_array(reply, table, resp3, depth)
+    write_array(to, table, depth)
 }
 
 /// Up to the first hole.
-fn write_array(
-    reply: &mut Reply<'_>,
-    table: &Table,
-    resp3: bool,
-    depth: usize,
-) -> mlua::Result<()> {
+fn write_array(to: &mut Writer<'_, '_>, table: &Table, depth: usize) -> mlua::Result<()> {
     let mut items = Vec::new();
     for i in 1.. {
         match table.raw_get(i)? {
@@ -101,9 +128,9 @@ fn write_array(
             item => items.push(item),
         }
     }
-    reply.array(items.len());
+    to.reply.array(items.len());
     for item in &items {
-        write(reply, item, resp3, depth + 1)?;
+        write(to, item, depth + 1)?;
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ struct Settings {
     precision: i64,
     encode_invalid: Invalid,
     decode_invalid: bool,
+    keep_buffer: bool,
 }
 
 /// What becomes of a number that JSON has no form for.
@@ -43,6 +44,7 @@ const DEFAULT: Settings = Settings {
     precision: 14,
     encode_invalid: Invalid::Error,
     decode_invalid: true,
+    keep_buffer: true,
 };
 
 thread_local! {
@@ -151,12 +153,14 @@ fn decode_invalid_numbers(_: &Lua, args: &MultiValue) -> Result<Vec<Value>, Oops
     Ok(vec![Value::Boolean(settings.decode_invalid)])
 }
 
-/// Buffers are never kept between calls longer than they are needed.
+/// No buffer outlives its call, so what is asked for changes the answer alone.
 fn encode_keep_buffer(_: &Lua, args: &MultiValue) -> Result<Vec<Value>, Oops> {
-    match flag(args, 0, "encode_keep_buffer")? {
-        Some(false) => Err("cjson.encode_keep_buffer(false) is not supported".into()),
-        _ => Ok(vec![Value::Boolean(true)]),
+    let mut settings = SETTINGS.get();
+    if let Some(yes) = flag(args, 0, "encode_keep_buffer")? {
+        settings.keep_buffer = yes;
     }
+    SETTINGS.set(settings);
+    Ok(vec![Value::Boolean(settings.keep_buffer)])
 }
 
 fn limit(
