@@ -144,12 +144,16 @@ impl Work {
     /// that is in pages that compaction will give back.
     fn evict(&self, called: bool) {
         let store = &self.node.store;
-        if !store.may_evict() || !self.node.log.has_credit() {
+        if !self.node.log.has_credit() {
             return;
         }
         let begin = Instant::now();
-        if store.evict_from_regions(begin + SWEEP) {
+        store.evict_from_regions(begin + SWEEP);
+        if store.regions_waited_for() {
             self.node.wakers.wake_all();
+        }
+        if !store.may_evict() {
+            return;
         }
         while store.items_over() > 0 && begin.elapsed() < SWEEP {
             if store.evict_one().is_none() {

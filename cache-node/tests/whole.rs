@@ -32,17 +32,19 @@ fn ask(client: &mut Client, words: &[&str]) -> std::io::Result<Reply> {
     client.ask(&words)
 }
 
-/// The sum of a pair, if this node has it and says so.
+/// The sum of a pair; none where this node does not serve it. One without the other is a part of a write.
 fn sum(client: &mut Client, pair: usize) -> Option<i64> {
     let [a, b, _] = accounts(pair);
-    let Reply::Array(values) = ask(client, &["MGET", &a, &b]).unwrap() else {
-        return None;
+    let values = match ask(client, &["MGET", &a, &b]).unwrap() {
+        Reply::Array(values) => values,
+        Reply::Error(_) => return None,
+        other => panic!("pair {pair}: {other:?}"),
     };
     let number = |value: &Reply| match value {
-        Reply::Bulk(digits) => String::from_utf8_lossy(digits).parse::<i64>().ok(),
-        _ => None,
+        Reply::Bulk(digits) => String::from_utf8_lossy(digits).parse::<i64>().unwrap(),
+        other => panic!("pair {pair} lacks an account: {other:?} of {values:?}"),
     };
-    Some(number(&values[0])? + number(&values[1])?)
+    Some(values.iter().map(number).sum())
 }
 
 /// Writes until it is stopped: scripts and transactions in turns, to whichever node takes them.

@@ -18,7 +18,7 @@ pub struct Rules {
     /// As a node calls it. Absent: none, as nodes that know of no compression take it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<String>,
-    /// Absent: the node's own.
+    /// Absent: 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression_min_size: Option<u64>,
 }

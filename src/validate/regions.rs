@@ -248,6 +248,16 @@ fn compression(
             "is of Zstd only: remove it, or set type: Zstd",
         ));
     }
+    if let Some(size) = &given.min_size
+        && given.kind == CompressionType::None
+    {
+        let field = format!("{field}.minSize");
+        errors.push(FieldError::new(
+            &field,
+            &size.0,
+            "is of LZ4 and Zstd: remove it",
+        ));
+    }
     let level = given.level.unwrap_or(LEVEL);
     if !(1..=12).contains(&level) {
         let field = format!("{field}.level");
@@ -389,6 +399,10 @@ mod tests {
             (
                 json!({"compression": {"type": "Zstd", "level": 13}}),
                 "spec.compression.level",
+            ),
+            (
+                json!({"compression": {"type": "None", "minSize": "1Ki"}}),
+                "spec.compression.minSize",
             ),
             (
                 json!({"compression": {"type": "LZ4", "minSize": "65Mi"}}),

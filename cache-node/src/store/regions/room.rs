@@ -55,9 +55,13 @@ impl Store {
         self.regions.target().all().cloned().collect()
     }
 
-    /// Evicts from regions that are over their limits, until they are not or the time is over. Whether clients waited for that. Called by a
-    /// background thread.
-    pub fn evict_from_regions(&self, until: Instant) -> bool {
+    /// Whether clients waited for room in a region since this was asked last.
+    pub fn regions_waited_for(&self) -> bool {
+        self.regions.waiting.swap(false, Ordering::AcqRel)
+    }
+
+    /// Evicts from regions that are over their limits, until they are not or the time is over. Called by a background thread.
+    pub fn evict_from_regions(&self, until: Instant) {
         let held = self.regions.held_slots();
         if self.expires_locally() {
             for region in self.regions.target().all().filter(|r| r.evicts()) {
@@ -68,7 +72,6 @@ impl Store {
                 region.stuck.store(stuck, Ordering::Relaxed);
             }
         }
-        self.regions.waiting.swap(false, Ordering::AcqRel)
     }
 
     /// Evicts an item of the region that is fullest among those where something may go: for the whole node's limits. Gives its bytes.
@@ -119,10 +122,11 @@ impl Guard<'_> {
         if self.room() == Room::Slack && region.evicts() {
             return Ok(());
         }
-        let waits = region.evicts()
-            && region.limit(held) >= value as u64
-            && !region.stuck.load(Ordering::Relaxed)
-            && store.is_attended();
+        // What was flushed counts until it is freed.
+        let is_freed = store.garbage.counts().0 > 0;
+        let is_evicted = region.evicts() && !region.stuck.load(Ordering::Relaxed);
+        let waits =
+            (is_evicted || is_freed) && region.limit(held) >= value as u64 && store.is_attended();
         if waits {
             store.regions.waiting.store(true, Ordering::Release);
             store.call_for_room();

@@ -492,3 +492,31 @@ fn the_longest_prefix_says_how_a_value_is_packed() {
     store.compression.set_method(Method::Lz4);
     assert!(packed("a:1", 1_000));
 }
+
+#[test]
+fn writers_of_a_flushed_region_wait_until_it_is_freed() {
+    let store = store();
+    let region = RegionSpec {
+        size: 10_000,
+        policy: PolicyKind::NoEviction,
+        ..spec("r", "r:")
+    };
+    put_into_force(&store, std::slice::from_ref(&region));
+    store.attend(true);
+    for key in ["r:1", "r:2"] {
+        assert_eq!(set(&store, key, &[1; 4_000]), Ok(()));
+    }
+    // Nothing will make room.
+    assert_eq!(
+        set(&store, "r:3", &[1; 4_000]),
+        Err(OutOfMemory::Region { waits: false })
+    );
+    store.lock_all().clear_all();
+    assert_eq!(
+        set(&store, "r:3", &[1; 4_000]),
+        Err(OutOfMemory::Region { waits: true })
+    );
+    assert!(store.regions_waited_for());
+    store.free_garbage();
+    assert_eq!(set(&store, "r:3", &[1; 4_000]), Ok(()));
+}
