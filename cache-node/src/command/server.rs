@@ -89,13 +89,7 @@ fn flush(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let (mut guard, slots) = context.lock_for_flush()?;
     match slots {
         None => guard.clear_all(),
-        Some(slots) => {
-            for slot in slots {
-                if guard.slot_len(slot) > 0 {
-                    guard.clear_slot(slot);
-                }
-            }
-        }
+        Some(slots) => guard.flush_slots(&slots),
     }
     drop(guard);
     if !is_async {

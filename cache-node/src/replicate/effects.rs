@@ -261,7 +261,7 @@ fn apply(guard: &mut Guard<'_>, effect: &Parsed<'_>) -> Result<(), EffectError> 
             return Ok(());
         }
         Parsed::FlushSlot(slot) => {
-            guard.clear_slot(*slot);
+            guard.flush_slots(&[*slot]);
             return Ok(());
         }
         Parsed::Packed {

@@ -305,6 +305,16 @@ impl<'s> Guard<'s> {
         self.log_if(self.logs(p), p, &[b"CACHE.FLUSHSLOT", name.as_bytes()]);
     }
 
+    /// A flush of some slots: as [`Guard::clear_slot`], and who tracks keys by prefixes is told.
+    pub fn flush_slots(&mut self, slots: &[u16]) {
+        let filled = slots.iter().copied().filter(|&s| self.slot_len(s) > 0);
+        let filled: Vec<u16> = filled.collect();
+        if !filled.is_empty() {
+            self.store.tracking.flushed();
+        }
+        filled.into_iter().for_each(|slot| self.clear_slot(slot));
+    }
+
     /// Drops everything; all domains must be locked. Logs `FLUSHALL`.
     pub fn clear_all(&mut self) {
         self.forget_readers();

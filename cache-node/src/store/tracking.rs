@@ -3,7 +3,7 @@
 //! Which clients have read a key is kept with its domain, under its lock: a change that comes after a read finds the reader. The table is
 //! bounded; beyond, a key is forgotten by telling its readers that it has changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -121,6 +121,16 @@ impl Tracking {
         !self.prefixes.read().is_empty()
     }
 
+    /// Many keys are about to go: those who track by prefixes are told once that all have changed.
+    pub(super) fn flushed(&self) {
+        let mut told = HashSet::new();
+        for (_, tracker) in self.prefixes.read().iter() {
+            if told.insert(tracker.client) {
+                tracker.tell(None);
+            }
+        }
+    }
+
     pub(super) fn changed(&self, key: &[u8]) {
         for (prefix, tracker) in self.prefixes.read().iter() {
             if key.starts_with(&prefix[..]) {
@@ -138,7 +148,11 @@ impl Guard<'_> {
         domain.observers |= observer::TRACKED;
         let readers = &mut domain.readers.get_or_insert_default().0;
         if let Some((_, of_key)) = readers.get_mut(key) {
+            let before = of_key.len();
             of_key.retain(|t| !t.ended.load(Ordering::Relaxed));
+            tracking
+                .items
+                .fetch_sub(before - of_key.len(), Ordering::Relaxed);
             if of_key.iter().all(|t| t.client != tracker.client) {
                 of_key.push(tracker.clone());
                 tracking.items.fetch_add(1, Ordering::Relaxed);

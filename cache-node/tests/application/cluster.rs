@@ -100,6 +100,33 @@ fn keys_of_other_shards_are_redirected() {
     assert_eq!(client.ask("DBSIZE").text(), ":1");
 }
 
+/// A member that does not have all slots flushes its own, slot by slot.
+#[test]
+fn a_flush_is_told_to_who_tracks_keys_by_prefix() {
+    let member = Member::start();
+    member.push(1);
+    let (mut reader, mut writer) = (member.node.client(), member.node.client());
+    reader.ask("HELLO 3");
+    let on = "CLIENT TRACKING ON BCAST PREFIX {bar} PREFIX other";
+    assert_eq!(reader.ask(on).text(), "+OK");
+    let told = |what: &str, reader: &mut Client| {
+        let push = reader.reply().unwrap();
+        assert_eq!(push.items()[0].text(), "invalidate", "{what}");
+        push.items()[1].clone()
+    };
+    for i in 0..3 {
+        writer.ask(&format!("SET {{bar}}{i} 1"));
+        let keys = told("a key", &mut reader);
+        assert_eq!(keys.items()[0].text(), format!("{{bar}}{i}"));
+    }
+    assert_eq!(writer.ask("FLUSHALL").text(), "+OK");
+    assert_eq!(told("all", &mut reader).text(), "_");
+    // Once: what comes next is of the next key.
+    writer.ask("SET {bar}next 1");
+    let keys = told("a key", &mut reader);
+    assert_eq!(keys.items()[0].text(), "{bar}next");
+}
+
 #[test]
 fn who_waits_for_a_key_is_told_where_it_has_gone() {
     let member = Member::start();

@@ -168,13 +168,13 @@ fn with_compressor<R>(
     f: impl FnOnce(&mut Compressor<'static>) -> Option<R>,
 ) -> Option<R> {
     COMPRESSOR.with_borrow_mut(|slot| {
-        match slot {
-            Some((has, _)) if *has == level => {}
+        if slot.as_ref().is_none_or(|(has, _)| *has != level) {
             // Regions have levels of their own. A context that did not come to its end takes none.
-            Some((has, compressor)) if compressor.set_compression_level(level.into()).is_ok() => {
-                *has = level;
-            }
-            _ => *slot = Some((level, Compressor::new(level.into()).ok()?)),
+            let context = slot.take().map(|(_, compressor)| compressor);
+            let context = context
+                .and_then(|mut c| c.set_compression_level(level.into()).ok().map(|()| c))
+                .or_else(|| Compressor::new(level.into()).ok());
+            *slot = Some((level, context?));
         }
         let (_, compressor) = slot.as_mut()?;
         let done = f(compressor);
