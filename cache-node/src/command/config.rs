@@ -495,7 +495,11 @@ fn put_into_force(context: &Context<'_>, name: &str, value: u64, text: &str) -> 
             node.slow.latency_ms.store(value, Ordering::Relaxed);
             node.set_extra(extra::TIMED, node.slow.times_all());
         }
-        "tracking-table-max-keys" => node.store.tracking.keys_max.store(value, Ordering::Relaxed),
+        "tracking-table-max-keys" => {
+            let mut guard = context.lock_all()?;
+            node.store.tracking.keys_max.store(value, Ordering::Relaxed);
+            guard.forget_beyond();
+        }
         _ => {}
     }
     Ok(())

@@ -164,7 +164,7 @@ impl Guard<'_> {
             // One of the same domain makes room; a domain that has none adds one beyond.
             let other = readers.keys().next().cloned();
             if let Some(other) = other {
-                self.forget_key(p.slot, &other);
+                self.forget_unchanged(p.slot, &other);
             }
         }
         let readers = &mut self.domain_mut(p.slot).readers.get_or_insert_default().0;
@@ -191,6 +191,35 @@ impl Guard<'_> {
         tracking.keys.fetch_sub(1, Ordering::Relaxed);
         tracking.items.fetch_sub(of_key.len(), Ordering::Relaxed);
         of_key.iter().for_each(|tracker| tracker.tell(Some(key)));
+    }
+
+    /// As [`Guard::forget_key`], for a key that makes room: also a client that is not told of its own changes is told.
+    fn forget_unchanged(&mut self, slot: u16, key: &[u8]) {
+        let client = notify::client();
+        notify::set_client(0);
+        self.forget_key(slot, key);
+        notify::set_client(client);
+    }
+
+    /// Forgets keys beyond the most that are tracked. All domains must be locked.
+    pub fn forget_beyond(&mut self) {
+        let tracking = &self.store().tracking;
+        let max = tracking.keys_max.load(Ordering::Relaxed) as usize;
+        let count = tracking.keys.load(Ordering::Relaxed);
+        let beyond = if max == 0 {
+            0
+        } else {
+            count.saturating_sub(max)
+        };
+        let mut keys: Vec<(u16, Vec<u8>)> = Vec::with_capacity(beyond);
+        self.each_domain(|domain| {
+            let all = domain.readers.iter().flat_map(|readers| &readers.0);
+            let some = all.take(beyond - keys.len());
+            keys.extend(some.map(|(key, (slot, _))| (*slot, key.clone())));
+        });
+        for (slot, key) in keys {
+            self.forget_unchanged(slot, &key);
+        }
     }
 
     /// All keys are about to go: all clients are told at once, and nothing is tracked any more.
@@ -277,6 +306,22 @@ mod tests {
         guard.track(a, b"{x}a", &tracker);
         guard.track(b, b"{x}b", &tracker);
         assert_eq!((heard.take().len(), store.tracking.counts()[1]), (1, 1));
+        // Also to a client that is not told of its own changes.
+        notify::set_client(7);
+        guard.track(a, b"{x}a", &tracker);
+        assert_eq!(heard.take(), ["{x}b"]);
+        store.tracking.keys_max.store(0, Ordering::Relaxed);
+        guard.track(b, b"{x}b", &tracker);
+        drop(guard);
+        let mut guard = store.lock_all();
+        guard.forget_beyond();
+        assert_eq!((heard.take().len(), store.tracking.counts()[1]), (0, 2));
+        store.tracking.keys_max.store(1, Ordering::Relaxed);
+        guard.forget_beyond();
+        assert_eq!((heard.take().len(), store.tracking.counts()[1]), (1, 1));
+        notify::set_client(0);
+        drop(guard);
+        let mut guard = store.lock(a.slot);
         store.tracking.end(&tracker);
         guard.set(a, b"{x}a", b"1", None).unwrap();
         guard.set(b, b"{x}b", b"1", None).unwrap();
