@@ -110,7 +110,8 @@ impl Work {
         if !self.node.pause.is_on(&self.node) {
             store.expire(now_ms(), begin + SWEEP);
         }
-        self.frees = store.free_garbage_until(Some(Instant::now() + FREE));
+        let freeing = store.free_garbage_until(Instant::now() + FREE);
+        self.frees = freeing == Some(true);
         store.settle_regions(begin + SWEEP);
         store.tidy_queues();
         if begin >= self.ticked + TICK {
@@ -119,7 +120,7 @@ impl Work {
         }
         self.account();
         // What is being freed may be room enough.
-        if !self.frees {
+        if freeing == Some(false) {
             self.evict(called);
         }
         self.compact();

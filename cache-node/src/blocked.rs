@@ -220,9 +220,12 @@ impl<W: Send + Sync + 'static, S: Send + Sync + 'static> Blocked<W, S> {
         self.queues.lock().by_client.get(&client).cloned()
     }
 
+    /// Ends a wait whose time is up, or whose client has gone.
     fn time_out(&self, waiter: &Arc<Waiter<W, S>>) {
         let mut guard = self.store.lock_slots(&waiter.slots());
-        self.end(&mut guard, waiter, State::TimedOut);
+        if !self.end(&mut guard, waiter, State::TimedOut) {
+            self.finish(&mut guard, waiter);
+        }
     }
 
     fn watch_time(self: &Arc<Self>, at: (u64, u64), client: u64) {
@@ -293,9 +296,14 @@ impl<W: Send + Sync + 'static, S: Send + Sync + 'static> std::fmt::Debug for Wai
 
 impl<W: Send + Sync + 'static, S: Send + Sync + 'static> Drop for Waiting<W, S> {
     fn drop(&mut self) {
-        // A client that is gone waits no more.
-        if self.waiter.is_waiting() {
-            self.blocked.time_out(&self.waiter);
+        // A client that is gone waits no more, and is not served from here on. The thread of deadlines takes it out of the queues: a script
+        // that takes long may hold their locks, and this thread is to go on.
+        let mut state = self.waiter.state.lock();
+        if matches!(*state, State::Waiting) {
+            *state = State::TimedOut;
+            drop(state);
+            let at = (0, self.waiter.number);
+            self.blocked.watch_time(at, self.waiter.client);
         }
     }
 }

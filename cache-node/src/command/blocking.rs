@@ -220,7 +220,11 @@ fn again(context: &mut Context<'_>, wait: Wait) -> Result<(), Stop> {
         None => {
             // Whether the keys are still this node's; a pause is waited out with the rest.
             let slots = waiter.slots();
-            let guard = context.node.store.lock_slots(&slots);
+            // A script that takes long is not waited for: at its end all are asked again.
+            let Ok(guard) = context.lock(&slots) else {
+                context.session.wait = Some(wait);
+                return Err(Stop::Pending(Reason::Blocked));
+            };
             let lost = slots.iter().copied().find(|&slot| {
                 !matches!(
                     guard.slot_state(slot),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -12,7 +13,10 @@ use crate::protocol::number::parse_i64;
 use crate::pubsub::push_body;
 use crate::server::mail::Mail;
 use crate::server::registry::{Client, flag};
-use crate::store::{Guard, Listener, Store, Tracker, observer};
+use crate::store::{Listener, Store, Tracker, observer};
+
+/// How long a connection that ends tries to lock everything.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Which reads are tracked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,10 +73,9 @@ impl TrackingState {
         self.caching = None;
     }
 
-    fn end(&mut self, guard: &mut Guard<'_>) {
+    fn end(&mut self) {
         if let Some(store) = self.store.take() {
             store.tracking.end(&self.tracker);
-            guard.observe_all(observer::PREFIXES, store.tracking.has_prefixes());
         }
     }
 }
@@ -84,8 +87,11 @@ impl Drop for TrackingState {
         };
         store.tracking.end(&self.tracker);
         if self.mode == Mode::Broadcast {
-            let mut guard = store.lock_all();
-            guard.observe_all(observer::PREFIXES, store.tracking.has_prefixes());
+            // While a script holds everything this thread is to go on: changes are looked at for nobody until somebody tracks again.
+            let until = Instant::now() + PATIENCE;
+            if let Some(mut guard) = store.lock_all_while(|| Instant::now() < until) {
+                guard.observe_all(observer::PREFIXES, store.tracking.has_prefixes());
+            }
         }
     }
 }
@@ -250,27 +256,28 @@ pub fn tracking(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     if on {
         wanted.check(context.session.tracking.as_deref())?;
     }
-    let mut guard = context.lock_all()?;
+    let before = context.session.tracking.as_ref();
+    let is_broadcast = wanted.broadcast || before.is_some_and(|t| t.mode == Mode::Broadcast);
+    // All domains are to know whether somebody tracks by prefixes.
+    let guard = is_broadcast.then(|| context.lock_all()).transpose()?;
     let mut before = context.session.tracking.take();
     let mut prefixes = Vec::new();
     if let Some(before) = &mut before {
-        before.end(&mut guard);
+        before.end();
         prefixes = std::mem::take(&mut before.prefixes);
     }
     if on {
-        begin(context, &mut guard, wanted, prefixes);
+        begin(context, wanted, prefixes);
     }
-    drop(guard);
+    if let Some(mut guard) = guard {
+        let some = context.node.store.tracking.has_prefixes();
+        guard.observe_all(observer::PREFIXES, some);
+    }
     context.reply.ok();
     Ok(())
 }
 
-fn begin(
-    context: &mut Context<'_>,
-    guard: &mut Guard<'_>,
-    wanted: Wanted,
-    mut prefixes: Vec<Vec<u8>>,
-) {
+fn begin(context: &mut Context<'_>, wanted: Wanted, mut prefixes: Vec<Vec<u8>>) {
     let store = &context.node.store;
     let client = context.session.client.clone();
     let mode = wanted.mode();
@@ -289,7 +296,6 @@ fn begin(
     };
     let tracker = Tracker::new(client.id, wanted.noloop, Box::new(told));
     store.tracking.begin(&tracker, &prefixes);
-    guard.observe_all(observer::PREFIXES, store.tracking.has_prefixes());
     context.session.tracking = Some(Box::new(TrackingState {
         store: Some(store.clone()),
         tracker,

@@ -109,13 +109,25 @@ impl Store {
 
     /// Frees all that was left behind.
     pub fn free_garbage(&self) {
-        while self.free_garbage_until(None) {}
+        let mut waiting = self.garbage.waiting.lock();
+        while self.free_some(&mut waiting, None) {}
+        drop(waiting);
+        self.call_for_room();
     }
 
-    /// As [`Store::free_garbage`], until the time is over. Whether there is more.
-    pub fn free_garbage_until(&self, until: Option<Instant>) -> bool {
+    /// Whether something waits to be freed.
+    pub fn is_freeing(&self) -> bool {
+        self.garbage.counts().0 > 0
+    }
+
+    /// As [`Store::free_garbage`], until the time is over. Whether there is more to do; None while another thread frees.
+    pub fn free_garbage_until(&self, until: Instant) -> Option<bool> {
+        let mut waiting = self.garbage.waiting.try_lock()?;
+        Some(self.free_some(&mut waiting, Some(until)))
+    }
+
+    fn free_some(&self, waiting: &mut Waiting, until: Option<Instant>) -> bool {
         let is_over = || until.is_some_and(|until| Instant::now() >= until);
-        let mut waiting = self.garbage.waiting.lock();
         loop {
             while let Some(mut cleared) = waiting.tables.pop() {
                 while self.free_segment(&mut cleared) {
@@ -137,7 +149,6 @@ impl Store {
                 return true;
             }
         }
-        drop(waiting);
         while self.spans.purge() {
             if is_over() {
                 return true;
@@ -327,7 +338,7 @@ mod tests {
         );
         // It is freed in pieces, others in between.
         let mut pieces = 0;
-        while store.free_garbage_until(Some(Instant::now())) {
+        while store.free_garbage_until(Instant::now()) == Some(true) {
             pieces += 1;
         }
         assert!(pieces > 10_000 / 1_000, "{pieces}");

@@ -520,6 +520,44 @@ fn a_script_that_takes_long_and_wrote_nothing_is_killed() {
     }
 }
 
+/// Connections end, and a thread that looks after their waits and prefixes is not held up by the script.
+#[test]
+fn clients_that_leave_do_not_wait_for_a_script_that_takes_long() {
+    let (node, mut one, mut two) = busy_node();
+    // On both threads, so on the one that the script leaves alone too.
+    let clients: Vec<Client> = (0..8).map(|_| node.client()).collect();
+    let clients = clients.into_iter().enumerate().map(|(i, mut client)| {
+        if i / 2 % 2 == 0 {
+            client.send(b"BLPOP nothing 0\r\n");
+        } else {
+            client.ask("HELLO 3");
+            let on = client.ask("CLIENT TRACKING ON BCAST");
+            assert_eq!(on.text(), "+OK");
+        }
+        client
+    });
+    let clients: Vec<Client> = clients.collect();
+    wait_for("four wait", || node.node.blocked.count() == 4);
+    let mut command = Vec::new();
+    let script = b"while true do end";
+    cache_node::store::effect::write_command(&mut command, &[b"EVAL", script, b"0"]);
+    one.send(&command);
+    wait_for("the script takes long", || {
+        node.node.scripting.running.is_busy()
+    });
+    drop(clients);
+    // The script's own thread has half of them at most.
+    wait_for("those of other threads are gone", || {
+        node.node.clients.len() <= 6
+    });
+    assert!(two.ask("GET a").text().starts_with("-BUSY "));
+    assert_eq!(two.ask("SCRIPT KILL").text(), "+OK");
+    assert!(one.reply().unwrap().is_error());
+    wait_for("nobody waits", || node.node.blocked.count() == 0);
+    assert_eq!(two.ask("RPUSH nothing a").text(), ":1");
+    assert_eq!(two.ask("LLEN nothing").text(), ":1");
+}
+
 #[test]
 fn a_script_that_has_written_is_not_killed() {
     let (node, mut one, mut two) = busy_node();

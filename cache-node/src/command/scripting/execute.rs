@@ -163,7 +163,9 @@ pub fn run(
     if ours {
         context.release();
     }
-    drop(begun);
+    if begun.end() {
+        node.wakers.wake_all();
+    }
     ran?
 }
 

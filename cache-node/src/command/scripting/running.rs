@@ -176,6 +176,13 @@ impl Running {
 #[derive(Debug)]
 pub struct Begun(pub Arc<Run>);
 
+impl Begun {
+    /// The script is over. Whether it took long, so that others did not wait for it.
+    pub fn end(self) -> bool {
+        self.0.slow.load(Ordering::Acquire)
+    }
+}
+
 impl Drop for Begun {
     fn drop(&mut self) {
         let shared = &self.0.scripts;

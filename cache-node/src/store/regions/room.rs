@@ -123,7 +123,7 @@ impl Guard<'_> {
             return Ok(());
         }
         // What was flushed counts until it is freed.
-        let is_freed = store.garbage.counts().0 > 0;
+        let is_freed = store.is_freeing();
         let is_evicted = region.evicts() && !region.stuck.load(Ordering::Relaxed);
         let waits =
             (is_evicted || is_freed) && region.limit(held) >= value as u64 && store.is_attended();
