@@ -47,7 +47,10 @@ impl<'a> Context<'a> {
             return Ok(());
         }
         for key in keys {
-            store.expand(store.point(key), key)?;
+            let p = store.point(key);
+            // A script that takes long is not waited for.
+            drop(self.lock(&[p.slot])?);
+            store.expand(p, key)?;
         }
         Ok(())
     }
