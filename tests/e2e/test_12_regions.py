@@ -141,7 +141,7 @@ def test_values_are_compressed_as_region_and_cache_say(cache):
         assert write("session:1") < len(value) / 4 and write("plain:1") > len(value)
         cache.patch(policy={"compression": {"type": "LZ4"}})
         wait("the Cache's own holds for regions that say nothing", 30, lambda: write("plain:1") < len(value) / 4)
-        kubectl("patch", "cacheregion", "session", "-n", cache.ns, "--type=merge", "-p", '{"spec":{"compression":{"type":"None","level":null}}}')
+        kubectl("patch", "cacheregion", "session", "-n", cache.ns, "--type=merge", "-p", '{"spec":{"compression":{"type":"None","level":null,"minSize":null}}}')
         wait("the region's own None wins", 30, lambda: write("session:1") > len(value))
     assert cache.pod_uids() == uids
 
