@@ -24,6 +24,10 @@ def aws(*args, check=True):
     return kube.command(sys.executable, "-m", "awscli", "--endpoint-url", ENDPOINT, *args, check=check, env=env)
 
 
+def secret(ns, name, access, key):
+    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": ns}, "stringData": {"accessKeyID": access, "secretAccessKey": key}})
+
+
 @pytest.fixture(scope="module")
 def s3(operator):
     kube.namespace(S3_NS)
@@ -52,7 +56,7 @@ def s3(operator):
     kubectl("rollout", "status", "deploy/s3", "-n", S3_NS, "--timeout=90s")
     wait("the bucket is made", 30, lambda: aws("s3", "mb", f"s3://{BUCKET}"))
     for ns in ("team-a", "team-b"):
-        kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3", "namespace": ns}, "stringData": {"accessKeyID": ACCESS, "secretAccessKey": SECRET}})
+        secret(ns, "s3", ACCESS, SECRET)
     return ENDPOINT
 
 
@@ -136,10 +140,6 @@ def loaded(rdb, port):
 
 
 LATER = "s3-later"
-
-
-def secret(ns, name, access, key):
-    kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": ns}, "stringData": {"accessKeyID": access, "secretAccessKey": key}})
 
 
 def service(selector):

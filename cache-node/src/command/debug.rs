@@ -369,6 +369,7 @@ fn stringmatch(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
+/// `DEBUG SLEEP`: holds the thread that executes it, as it was asked to.
 fn sleep(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Stop> {
     let seconds = double::parse(args.at(2)).ok_or(super::errors::NOT_FLOAT)?;
     let time = Duration::try_from_secs_f64(seconds).map_err(|_| SYNTAX)?;

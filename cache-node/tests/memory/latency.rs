@@ -59,6 +59,7 @@ impl Probe {
                     took[phase].push(time);
                     waited = time.checked_sub(INTERVAL);
                 }
+                // The pace is what is measured at: a load of so many a second, whatever the replies take.
                 std::thread::sleep(INTERVAL.saturating_sub(one));
                 i += 1;
             }
@@ -155,6 +156,7 @@ fn through_shifts(policy: Option<&str>) {
             }
             client.flush();
             batches += 1;
+            // As many bytes a second in each phase, so that phases can be compared.
             std::thread::sleep((BATCH_INTERVAL * batches).saturating_sub(begin.elapsed()));
         }
         let outcome = client.take();

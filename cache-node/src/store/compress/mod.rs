@@ -248,9 +248,7 @@ impl Store {
         };
         Given { plain, packed }
     }
-}
 
-impl Store {
     /// Puts the plain bytes of a key's string in the place of its packed form, which is unpacked without a lock: for what changes a part.
     pub fn expand(&self, p: Point, key: &[u8]) -> Result<(), OutOfMemory> {
         if !self.compression.is_used() {
